@@ -1,0 +1,46 @@
+"""NBMF: the memory store for AI agents whose records are encoded by a trained neural model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nbmf.codec.codec import Codec, decode, encode
+from nbmf.errors import (
+    CorruptRecord,
+    DataError,
+    FormatError,
+    NbmfError,
+    OutputLimit,
+    PolicyError,
+    UnknownModel,
+    UnsupportedValue,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Codec",
+    "CorruptRecord",
+    "DataError",
+    "FormatError",
+    "NbmfError",
+    "OutputLimit",
+    "PolicyError",
+    "UnknownModel",
+    "UnsupportedValue",
+    "adapt",
+    "decode",
+    "encode",
+]
+
+
+def adapt(values: Iterable[Any], out: str | Path, *, model: str = "base", size: int = 512 << 10) -> dict[str, Any]:
+    """Learns a domain pack of at most `size` bytes from a user's own values and writes it to `out` (a path in .nbp).
+
+    Returns its card. The same values in the same order give the same file. Raises DataError, UnsupportedValue, OSError.
+    """
+    from nbmf.codec.adapt import adapt as learn
+
+    return learn(values, out, model=model, size=size)

@@ -1,0 +1,1 @@
+"""Values to blobs and back."""

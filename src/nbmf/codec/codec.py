@@ -1,0 +1,244 @@
+"""Values to blobs and back: the race of stored, zstd and neural, the check, and finding the model a blob names."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable
+from typing import Any, Final
+
+from nbmf.codec import format, kernel
+from nbmf.codec.format import NEURAL, STORED, ZSTD
+from nbmf.codec.model import Model, Pack, load_model, load_pack, lookup
+from nbmf.codec.values import from_raw, to_raw
+from nbmf.errors import CorruptRecord, OutputLimit, PolicyError, StreamError, StreamLimit, UnknownModel
+
+DEFAULT_MAX_OUT: Final = 64 << 20  # bytes
+_THREADS: Final = min(os.cpu_count() or 1, 16)
+
+
+@functools.lru_cache(maxsize=16)
+def _coder(model: Model, pack: Pack | None) -> kernel.Coder:
+    return kernel.load(memoryview(model.buffer), memoryview(pack.buffer) if pack else None)
+
+
+class Codec:
+    """One model, with or without a domain pack, loaded once. Thread-safe.
+
+    `model` is a name or a path ending in .nbm; `domain` a name or a path ending in .nbp; `max_out` caps the raw bytes of
+    a decoded value. Raises UnknownModel, FormatError, PolicyError (a profile that the model has not).
+    """
+
+    def __init__(
+        self, model: str = "base", profile: str = "fast", domain: str | None = None, max_out: int = DEFAULT_MAX_OUT
+    ) -> None:
+        if profile not in format.PROFILES:
+            raise PolicyError(f"profile {profile!r} is neither fast nor dense")
+        if profile == "dense":
+            raise PolicyError(f"model {model} has no dense profile")
+        self.model = load_model(model)
+        self.pack = load_pack(domain) if domain else None
+        if self.pack and self.pack.model_id != self.model.id:
+            raise UnknownModel(self.pack.model_id[:4].hex())
+        self.profile = format.PROFILES.index(profile)
+        self.max_out = max_out
+        self._id4 = (self.pack or self.model).id[: format.ID_SIZE]
+        self._coder = _coder(self.model, self.pack)
+
+    @property
+    def id(self) -> str:
+        """Content id of the pack, else of the model, in hex: what a bare blob's container must keep. Blobs carry 8 digits."""
+        return (self.pack or self.model).id.hex()
+
+    # -- encoding ------------------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        value: Any,
+        bare: bool = False,
+        verify: bool = False,
+        fidelity: str = "lossless",
+        allow_nan: bool = False,
+    ) -> bytes:
+        """The blob of `value`. With `verify`, it is decoded and compared before it is returned.
+
+        Raises UnsupportedValue, PolicyError (a fidelity that is not to be had), CorruptRecord (verification failed).
+        """
+        if fidelity != "lossless":
+            raise PolicyError(f"fidelity {fidelity!r} is not available; lossless is")
+        value_type, raw = to_raw(value, allow_nan=allow_nan)
+        segments = format.split_raw(raw)
+        payloads = (
+            [self._coder.encode(raw, value_type, self.profile)]
+            if len(segments) == 1
+            else self._coder.encode_many(segments, bytes([value_type]) * len(segments), self.profile, _THREADS)
+        )
+        blob = self._race(value_type, raw, payloads, bare)
+        if verify:
+            self._verify(value_type, raw, blob, bare)
+        return blob
+
+    def encode_many(self, values: Iterable[Any], bare: bool = False, verify: bool = False, allow_nan: bool = False) -> list[bytes]:
+        """The blobs of many values, on all cores."""
+        pairs = [to_raw(value, allow_nan=allow_nan) for value in values]
+        parts = [format.split_raw(raw) for _, raw in pairs]
+        types = b"".join(bytes([pair[0]]) * len(part) for pair, part in zip(pairs, parts, strict=True))
+        payloads = self._coder.encode_many([segment for part in parts for segment in part], types, self.profile, _THREADS)
+        blobs = []
+        at = 0
+        for (value_type, raw), part in zip(pairs, parts, strict=True):
+            blobs.append(self._race(value_type, raw, payloads[at : at + len(part)], bare))
+            at += len(part)
+        if verify:
+            for (value_type, raw), blob, back in zip(pairs, blobs, self._raw_many(blobs, bare), strict=True):
+                if back != (value_type, raw):
+                    raise CorruptRecord(f"a blob of {len(blob)} bytes did not decode to its value")
+        return blobs
+
+    def _race(self, value_type: int, raw: bytes, payloads: list[bytes], bare: bool) -> bytes:
+        """The smallest of the three methods; framing counts, since only a neural self-describing blob carries an id."""
+        extra = 0 if bare else format.ID_SIZE
+        segmented = len(payloads) > 1
+        method, payload, size = STORED, raw, len(raw)
+        if payloads:
+            neural = format.join_segments(payloads) if segmented else payloads[0]
+            if len(neural) + extra < size:
+                method, payload, size = NEURAL, neural, len(neural) + extra
+            if size > format.zstd_floor(raw):
+                frame = format.zstd_compress(raw)
+                if len(frame) < size or (method == NEURAL and len(frame) == size):
+                    method, payload = ZSTD, frame
+        neural_won = method == NEURAL
+        return format.build(
+            method,
+            value_type,
+            format.crc(value_type, raw),
+            payload,
+            bare=bare,
+            profile=self.profile if neural_won else format.FAST,
+            segmented=segmented and neural_won,
+            id=self._id4 if neural_won else b"",
+        )
+
+    def _verify(self, value_type: int, raw: bytes, blob: bytes, bare: bool) -> None:
+        parsed = format.parse(blob, bare=bare)
+        if parsed.value_type != value_type or self._raw(parsed) != raw:
+            raise CorruptRecord(f"a blob of {len(blob)} bytes did not decode to its value")
+
+    # -- decoding ------------------------------------------------------------------------------------------------------
+
+    def decode(self, blob: bytes, bare: bool = False) -> Any:
+        """The value of a blob: of a self-describing one, whatever model it names; of a bare one, with this codec's.
+
+        Raises FormatError, CorruptRecord, UnknownModel, OutputLimit; never returns a value whose check is wrong.
+        """
+        parsed = format.parse(blob, bare=bare)
+        return from_raw(parsed.value_type, self._codec_for(parsed)._raw(parsed))
+
+    def decode_many(self, blobs: Iterable[bytes], bare: bool = False) -> list[Any]:
+        """The values of many blobs, on all cores. Raises as `decode`, for the first blob at fault."""
+        return [from_raw(value_type, raw) for value_type, raw in self._raw_many(list(blobs), bare)]
+
+    def _raw_many(self, blobs: list[bytes], bare: bool) -> list[tuple[int, bytes]]:
+        parsed = [format.parse(blob, bare=bare) for blob in blobs]
+        out: list[tuple[int, bytes]] = [(0, b"")] * len(parsed)
+        mine = []
+        for i, blob in enumerate(parsed):
+            if self._is_mine(blob) and not blob.segmented and self.max_out >= format.SEGMENT_SIZE:
+                mine.append(i)
+            else:
+                out[i] = (blob.value_type, self._codec_for(blob)._raw(blob))
+        if mine:
+            types = bytes(parsed[i].value_type for i in mine)
+            try:
+                raws = self._coder.decode_many(
+                    [parsed[i].payload for i in mine], types, self.profile, _THREADS, format.SEGMENT_SIZE
+                )
+            except StreamError:
+                raws = [self._raw(parsed[i]) for i in mine]  # one by one: raises for the first at fault
+            for i, raw in zip(mine, raws, strict=True):
+                format.verify(parsed[i], raw)
+                out[i] = (parsed[i].value_type, raw)
+        return out
+
+    def _is_mine(self, blob: format.Blob) -> bool:
+        return blob.method == NEURAL and blob.profile == self.profile and blob.id in (b"", self._id4)
+
+    def _codec_for(self, blob: format.Blob) -> Codec:
+        if blob.method != NEURAL or blob.id in (b"", self._id4):
+            return self
+        return _codec_by_id(blob.id, self.max_out)
+
+    def _raw(self, blob: format.Blob) -> bytes:
+        """The raw bytes of a blob of this codec's model, check verified."""
+        if blob.method != NEURAL:
+            return _plain(blob, self.max_out)
+        if blob.profile != self.profile:
+            raise UnknownModel(self.id[:8], f"model {self.id[:8]} has no {format.PROFILES[blob.profile]} profile")
+        raw = self._neural(blob)
+        format.verify(blob, raw)
+        return raw
+
+    def _neural(self, blob: format.Blob) -> bytes:
+        most = min(self.max_out, format.SEGMENT_SIZE)
+        try:
+            if not blob.segmented:
+                return self._coder.decode(blob.payload, blob.value_type, blob.profile, most)
+            payloads = format.split_segments(blob.payload, self.max_out)
+            # A few segments at a time, so that a hostile blob is refused before much memory is spent on it.
+            segments: list[bytes] = []
+            for at in range(0, len(payloads), _THREADS):
+                batch = payloads[at : at + _THREADS]
+                types = bytes([blob.value_type]) * len(batch)
+                segments += self._coder.decode_many(batch, types, blob.profile, _THREADS, format.SEGMENT_SIZE)
+            raw = format.join_raw(segments)
+        except StreamLimit:
+            if most < format.SEGMENT_SIZE:
+                raise OutputLimit(f"the value is larger than {self.max_out} bytes") from None
+            raise CorruptRecord("the stream passes the size of a segment") from None
+        except StreamError as error:
+            raise CorruptRecord(str(error)) from None
+        if len(raw) > self.max_out:
+            raise OutputLimit(f"the value is larger than {self.max_out} bytes")
+        return raw
+
+
+@functools.lru_cache(maxsize=16)
+def _shared(domain: str | None) -> Codec:
+    return Codec(domain=domain)
+
+
+@functools.lru_cache(maxsize=16)
+def _codec_by_id(id: bytes, max_out: int) -> Codec:
+    model, pack = lookup(id)
+    return Codec(str(model.path), domain=str(pack.path) if pack else None, max_out=max_out)
+
+
+def encode(value: Any, fidelity: str = "lossless", domain: str | None = None) -> bytes:
+    """The self-describing blob of a value: text, JSON value, bytes, or 1-D float32 vector.
+
+    `domain` is a path when it ends in .nbp, else the name of a registered pack. Raises as `Codec` and `Codec.encode`.
+    """
+    return _shared(domain).encode(value, fidelity=fidelity)
+
+
+def decode(blob: bytes, max_out: int = DEFAULT_MAX_OUT) -> Any:
+    """The exact value of a self-describing blob. Models are looked up in the package, NBMF_MODELS and the user's data.
+
+    Raises FormatError, CorruptRecord, UnknownModel, OutputLimit, all NbmfError.
+    """
+    parsed = format.parse(blob, bare=False)
+    raw = _codec_by_id(parsed.id, max_out)._raw(parsed) if parsed.id else _plain(parsed, max_out)
+    return from_raw(parsed.value_type, raw)
+
+
+def _plain(blob: format.Blob, max_out: int) -> bytes:
+    """The raw bytes of a stored or zstd blob, which need no model."""
+    if blob.method == ZSTD:
+        raw = format.zstd_decompress(blob.payload, max_out)
+    elif len(blob.payload) > max_out:
+        raise OutputLimit(f"the value is larger than {max_out} bytes")
+    else:
+        raw = blob.payload
+    format.verify(blob, raw)
+    return raw

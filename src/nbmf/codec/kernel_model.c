@@ -1,0 +1,107 @@
+/* Model and pack files (docs/spec/model.md) -> Model. Everything is checked here once, so that coding needs no checks. */
+#include "kernel_state.h"
+#include <stdarg.h>
+#include <stdio.h>
+
+typedef struct { const uint8_t *data; size_t n; const char *kind; char *error; Model *model; } File;
+
+static int fail(const File *f, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    int n = snprintf(f->error, 128, "%s file: ", f->kind);
+    vsnprintf(f->error + n, 128 - (size_t)n, format, args);
+    va_end(args);
+    return -1;
+}
+
+static uint64_t le(const uint8_t *p, int bytes) {
+    uint64_t v = 0;
+    for (int i = 0; i < bytes; i++) v |= (uint64_t)p[i] << 8 * i;
+    return v;
+}
+
+static int file_check(const File *f, const char *magic) {
+    if (f->n < FILE_HEADER || memcmp(f->data, magic, 4)) return fail(f, "it does not begin with %s", magic);
+    if (f->data[5] > 1) return fail(f, "it needs a reader of version %d", f->data[5]);
+    if (le(f->data + 6, 2) > FILE_SECTIONS || FILE_HEADER + le(f->data + 6, 2) * FILE_ENTRY > f->n) return fail(f, "the section table is cut short");
+    if (le(f->data + 8, 8) != f->n) return fail(f, "it has %zu bytes, not the %llu that it names", f->n, (unsigned long long)le(f->data + 8, 8));
+    return 0;
+}
+
+/* The section's items in host order, aligned; count < 0: any whole number, told in *got. NULL after fail(). */
+static const void *section(const File *f, const char *name, size_t size, long count, long *got) {
+    size_t sections = le(f->data + 6, 2);
+    for (size_t i = 0; i < sections; i++) {
+        const uint8_t *e = f->data + FILE_HEADER + i * FILE_ENTRY;
+        if (strncmp((const char *)e, name, 16)) continue;
+        uint64_t at = le(e + 16, 8), n = le(e + 24, 8);
+        if (at > f->n || n > f->n - at) { fail(f, "section %s lies outside it", name); return NULL; }
+        if (n % size || (count >= 0 && n != (uint64_t)count * size)) { fail(f, "section %s has a wrong size of %llu bytes", name, (unsigned long long)n); return NULL; }
+        if (got) *got = (long)(n / size);
+        const uint8_t *p = f->data + at;
+        if (size == 1 || (LITTLE_ENDIAN_HOST && ((uintptr_t)p & (size - 1)) == 0)) return p;
+        uint8_t *copy = malloc((size_t)n + 8);
+        if (!copy) { fail(f, "out of memory"); return NULL; }
+        f->model->owned[f->model->n_owned++] = copy;
+        for (size_t j = 0; j < n; j += size)
+            for (size_t b = 0; b < size; b++) copy[j + b] = p[j + (LITTLE_ENDIAN_HOST ? b : size - 1 - b)];
+        return copy;
+    }
+    fail(f, "section %s is missing", name);
+    return NULL;
+}
+
+static int tables_open(const File *f, Tables *t) {
+    long n;
+    if (!(t->lines = section(f, "lines", LINE_BYTES, -1, &n))) return -1;
+    if (n < 1 || n > 1 << 24) return fail(f, "section lines has a wrong size");
+    t->n_lines = (uint32_t)n;
+    if (!(t->primer = section(f, "primer", 1, -1, &n))) return -1;
+    if (n > 1 << 24) return fail(f, "section primer has a wrong size");
+    t->primer_len = (uint32_t)n;
+    for (t->primer_bits = 1; t->primer_bits < PRIMER_BITS_MAX && 1u << t->primer_bits < 2 * t->primer_len; t->primer_bits++) {}
+    if (!(t->primer_index = calloc((size_t)1 << t->primer_bits, sizeof(uint32_t)))) return fail(f, "out of memory");
+    f->model->owned[f->model->n_owned++] = t->primer_index;
+    uint64_t hist = 0;
+    for (uint32_t i = 0; i < t->primer_len; i++) {
+        hist = hist << 8 | t->primer[i];
+        if (i + 1 >= PRIMER_MIN) t->primer_index[primer_hash(hist) >> (64 - t->primer_bits)] = i + 1;
+    }
+    return 0;
+}
+
+int nbmf_model_open(Model *m, const uint8_t *model, size_t n_model, const uint8_t *pack, size_t n_pack, char *error) {
+    memset(m, 0, sizeof *m);
+    File f = { model, n_model, "model", error, m }, g = { pack, n_pack, "pack", error, m };
+    long n;
+    if (file_check(&f, "NBMM") < 0 || tables_open(&f, &m->base) < 0) return -1;
+    if (!(m->base.sm = section(&f, "lists", 2, N_STATIC * SM_CELLS, NULL)) || !(m->base.primer_sm = section(&f, "primer_match", 2, MATCH_CELLS, NULL)) ||
+        !(m->o1 = section(&f, "order1", 2, 65536, NULL)) || !(m->o2_row = section(&f, "order2_row", 2, 65536, NULL)) ||
+        !(m->o2 = section(&f, "order2", 1, -1, &n)) || !(m->state_sm = section(&f, "state", 2, 65536, NULL)) ||
+        !(m->local_sm = section(&f, "local", 2, N_LOCAL * SM_CELLS, NULL)) || !(m->match_sm = section(&f, "match", 2, MATCH_CELLS, NULL)) ||
+        !(m->squash = section(&f, "squash", 2, 4096, NULL)))
+        return -1;
+    for (int i = 0; i < 65536; i++)
+        if (m->o2_row[i] >= n / 256) return fail(&f, "section order2_row points outside order2");
+    for (int i = 0; i < 4096; i++)
+        if (!m->squash[i]) return fail(&f, "section squash holds a zero");
+    if (!(m->weights = section(&f, pack ? "pack_weights" : "weights", 2, TOTAL_ROWS * LANES, NULL)) ||
+        !(m->final_weights = section(&f, pack ? "pack_final" : "final", 2, 256 * 8, NULL)) ||
+        !(m->rates = section(&f, pack ? "pack_rates" : "rates", 4, 8, NULL)))
+        return -1;
+    for (int i = 0; i < 8; i++)
+        if (m->rates[i] < 0 || m->rates[i] > 127) return fail(&f, "section rates holds a value outside 0..127");
+    if (pack) {
+        const uint8_t *id;
+        if (file_check(&g, "NBMP") < 0 || tables_open(&g, &m->pack) < 0 || !(id = section(&g, "model_id", 1, 32, NULL))) return -1;
+        if (memcmp(id, model + 16, 32)) return fail(&g, "it was made for another model");
+        if (!(m->pack.sm = section(&f, "pack_lists", 2, N_PACK * SM_CELLS, NULL)) || !(m->pack.primer_sm = section(&f, "pack_match", 2, MATCH_CELLS, NULL))) return -1;
+        m->has_pack = 1;
+    }
+    return 0;
+}
+
+void nbmf_model_close(Model *m) {
+    for (int i = 0; i < m->n_owned; i++) free(m->owned[i]);
+    m->n_owned = 0;
+}

@@ -1,0 +1,200 @@
+/* What a record changes while it is coded, and the parts of the coder that have no SIMD. */
+#ifndef NBMF_KERNEL_STATE_H
+#define NBMF_KERNEL_STATE_H
+#include "kernel_context.h"
+#include <stdlib.h>
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define LITTLE_ENDIAN_HOST (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
+#define MATCH_MIN 4
+#define MATCH_VERIFY 32           /* bytes compared when a match is found; longer ones grow as they go */
+#define SPENT_MAX 4               /* implied zero bytes a whole stream may need past its end */
+
+typedef struct { uint8_t sym[7], count[7]; uint16_t tag; } LocalSlot;   /* tag 0: empty */
+typedef struct { uint32_t pos, len, byte; } Primer;
+
+struct Scratch {
+    _Alignas(64) uint8_t sym[N_LISTS * LIST_LEN];
+    _Alignas(64) uint8_t weight[N_LISTS * LIST_LEN];
+    _Alignas(64) int16_t in[LANES];
+    uint8_t one[N_LISTS], zero[N_LISTS];
+    uint16_t cell[N_LISTS];
+    Context context;
+    uint64_t hash[N_STATIC];
+    uint32_t slot[N_LOCAL]; uint16_t slot_tag[N_LOCAL];
+    uint32_t present, state, set0, set3, row[N_SETS];
+    int32_t dot[N_SETS], logit;
+    uint32_t p, p_zero;
+    int lanes, lists, match_cell, primer_cell[2];
+    const int16_t *o1; const int8_t *o2;
+    const uint8_t *buf; size_t pos;                  /* the record so far */
+    uint32_t match_len, match_byte; size_t match_at;
+    Primer primer[2];
+    uint32_t epoch;                                  /* match_pos entries below it are of earlier records */
+    uint32_t match_pos[MATCH_SLOTS];
+    LocalSlot local[N_LOCAL * LOCAL_SLOTS];
+    uint32_t n_claimed, claimed[N_LOCAL * LOCAL_SLOTS];
+    const Model *model;                              /* whose weights are below */
+    uint32_t n_touched, touched[TOTAL_ROWS];
+    uint8_t is_touched[TOTAL_ROWS];
+    _Alignas(64) int16_t weights[TOTAL_ROWS * LANES];
+    int16_t final_weights[256 * 8];
+};
+
+static const uint16_t SET_SIZE[N_SETS] = SET_ROWS;
+static const uint16_t SET_BASE[N_SETS] = { 0, 288, 288 + 256, 288 + 256 + 256, 288 + 256 + 256 + 1024 };
+/* weight of a list entry by its 4-bit code: probability * 255 */
+static const uint8_t WEIGHTS[16] = { 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 72, 104, 144, 184, 220, 245 };
+extern const uint8_t BUCKET[256];
+
+static inline uint32_t length_class(uint32_t n) { return n == 0 ? 0 : n < 12 ? 1 : n < 24 ? 2 : 3; }
+
+/* --- range coder: 32-bit range, 64-bit low with carry, 16-bit probabilities --- */
+typedef struct { uint64_t low; uint32_t range; uint8_t cache; uint64_t pending; uint8_t *out; size_t n, cap; int first; } Encoder;
+typedef struct { uint32_t code, range; const uint8_t *in; size_t n, pos; uint32_t spent; } Decoder;
+
+static inline void encoder_put(Encoder *e, uint8_t b) {
+    if (e->first) { e->first = 0; return; }          /* the byte before the code's first is always zero */
+    if (e->n < e->cap) e->out[e->n] = b;
+    e->n++;
+}
+static inline void encoder_shift(Encoder *e) {
+    if ((uint32_t)e->low < 0xFF000000u || e->low >> 32) {
+        uint8_t carry = (uint8_t)(e->low >> 32), b = e->cache;
+        do { encoder_put(e, (uint8_t)(b + carry)); b = 0xFF; } while (--e->pending);
+        e->cache = (uint8_t)(e->low >> 24);
+    }
+    e->pending++;
+    e->low = (e->low & 0x00FFFFFF) << 8;
+}
+static inline void encode_bit(Encoder *e, uint32_t p, int bit) {
+    uint32_t bound = (e->range >> 16) * p;
+    if (bit) e->range = bound;
+    else { e->low += bound; e->range -= bound; }
+    while (e->range < 1u << 24) { encoder_shift(e); e->range <<= 8; }
+}
+static inline uint32_t decoder_byte(Decoder *d) {
+    if (d->pos < d->n) return d->in[d->pos++];
+    d->spent++;
+    return 0;
+}
+static inline int decode_bit(Decoder *d, uint32_t p) {
+    uint32_t bound = (d->range >> 16) * p;
+    int bit = d->code < bound;
+    if (bit) d->range = bound;
+    else { d->code -= bound; d->range -= bound; }
+    while (d->range < 1u << 24) { d->code = d->code << 8 | decoder_byte(d); d->range <<= 8; }
+    return bit;
+}
+/* -log2(p / 65536) * 256, for p in 1..65536, to the nearest 1/256 bit */
+static inline uint32_t bit_cost(uint32_t p) {
+    uint32_t lg = 31 - (uint32_t)__builtin_clz(p);
+    uint64_t x = (uint64_t)p << (31 - lg);           /* in [2^31, 2^32) */
+    uint32_t f = 0;
+    for (int i = 0; i < 9; i++) { x = x * x >> 31; f = f << 1 | (uint32_t)(x >> 32); x >>= x >> 32; }
+    return ((16 - lg) << 8) - ((f + 1) >> 1);
+}
+
+/* --- matches --- */
+static inline uint32_t common_suffix(const uint8_t *a, size_t na, const uint8_t *b, size_t nb) {
+    uint32_t n = 0;
+    while (n < MATCH_VERIFY && n < na && n < nb && a[na - 1 - n] == b[nb - 1 - n]) n++;
+    return n;
+}
+static inline void primer_find(const Tables *t, Scratch *s, Primer *p) {
+    if (!t->primer_len) { p->len = 0; return; }
+    if (!p->len && s->pos >= PRIMER_MIN) {
+        uint32_t at = t->primer_index[s->hash[3] >> (64 - t->primer_bits)];
+        if (at) {
+            uint32_t n = common_suffix(s->buf, s->pos, t->primer, at);
+            if (n >= PRIMER_MIN) { p->len = n; p->pos = at; }
+        }
+    }
+    if (p->len && p->pos >= t->primer_len) p->len = 0;
+    if (p->len) p->byte = t->primer[p->pos];
+}
+static inline void match_find(const Model *m, Scratch *s) {
+    if (s->pos >= MATCH_MIN) {
+        uint32_t *slot = &s->match_pos[s->hash[1] >> 51];
+        if (!s->match_len && *slot >= s->epoch) {
+            size_t at = *slot - s->epoch;
+            uint32_t n = common_suffix(s->buf, s->pos, s->buf, at);
+            if (n >= MATCH_MIN) { s->match_len = n; s->match_at = at; }
+        }
+        *slot = s->epoch + (uint32_t)s->pos;
+    }
+    if (s->match_len) s->match_byte = s->buf[s->match_at];
+    primer_find(&m->base, s, &s->primer[0]);
+    if (m->has_pack) primer_find(&m->pack, s, &s->primer[1]);
+}
+
+static inline void local_update(Scratch *s, uint32_t c) {
+    for (int i = 0; i < N_LOCAL; i++) {
+        LocalSlot *l = &s->local[s->slot[i]];
+        if (l->tag != s->slot_tag[i]) {
+            if (!l->tag) s->claimed[s->n_claimed++] = s->slot[i];
+            memset(l, 0, sizeof *l);
+            l->tag = s->slot_tag[i]; l->sym[0] = (uint8_t)c; l->count[0] = 1;
+            continue;
+        }
+        int at = -1, low = 0;
+        for (int j = 0; j < 7; j++) {
+            if (l->count[j] && l->sym[j] == c) at = j;
+            else if (l->count[j] > 2) l->count[j] = (uint8_t)((l->count[j] + 1) >> 1);
+            if (l->count[j] < l->count[low]) low = j;
+        }
+        if (at < 0) { l->sym[low] = (uint8_t)c; l->count[low] = 1; }
+        else if (l->count[at] < 255) l->count[at]++;
+    }
+}
+
+static inline void end_byte(const Model *m, Scratch *s, uint32_t c) {
+    (void)m;
+    local_update(s, c);
+    s->pos++;
+    if (s->match_len) { if (s->match_byte == c) { s->match_len++; s->match_at++; } else s->match_len = 0; }
+    for (int j = 0; j < 2; j++) {
+        Primer *p = &s->primer[j];
+        if (p->len) { if (p->byte == c) { p->len++; p->pos++; } else p->len = 0; }
+    }
+    context_update(&s->context, c);
+}
+
+static inline void touch(Scratch *s, uint32_t row) {
+    if (!s->is_touched[row]) { s->is_touched[row] = 1; s->touched[s->n_touched++] = row; }
+}
+
+static inline void zero_update(Scratch *s, int literal) {
+    int32_t p = (int32_t)s->p_zero;
+    p += ((literal ? 65535 : 0) - p) >> 4;
+    s->p_zero = (uint32_t)(p < 64 ? 64 : p > 65472 ? 65472 : p);
+}
+
+static inline void record_begin(const Model *m, Scratch *s, int type, const uint8_t *buf) {
+    if (s->model != m) {
+        memcpy(s->weights, m->weights, sizeof s->weights);
+        memset(s->is_touched, 0, sizeof s->is_touched);
+        s->n_touched = 0; s->model = m;
+    }
+    memcpy(s->final_weights, m->final_weights, sizeof s->final_weights);
+    context_reset(&s->context, type);
+    s->buf = buf; s->pos = 0; s->match_len = 0;
+    s->primer[0].len = s->primer[1].len = 0;
+    s->p_zero = type == 2 ? 16384 : 256;
+    if (s->epoch > 0xFFFFFFFFu - 2 * SEGMENT_MAX) { memset(s->match_pos, 0, sizeof s->match_pos); s->epoch = 0; }
+    if (!s->epoch) s->epoch = 1;
+}
+
+/* Leaves the scratch as a new one is: nothing of the record stays. */
+static inline void record_end(Scratch *s) {
+    for (uint32_t i = 0; i < s->n_claimed; i++) memset(&s->local[s->claimed[i]], 0, sizeof(LocalSlot));
+    s->n_claimed = 0;
+    for (uint32_t i = 0; i < s->n_touched; i++) {
+        uint32_t row = s->touched[i];
+        memcpy(s->weights + (size_t)row * LANES, s->model->weights + (size_t)row * LANES, LANES * sizeof(int16_t));
+        s->is_touched[row] = 0;
+    }
+    s->n_touched = 0;
+    s->epoch += (uint32_t)s->pos + 1;
+}
+#endif
