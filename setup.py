@@ -16,7 +16,7 @@ CODEC = Path("src/nbmf/codec")
 ABI_FLOOR = 0x030B0000  # CPython 3.11
 ABI_TAG = "cp311"
 
-UNIX_FLAGS = ["-O3", "-fwrapv", "-std=c11", "-pthread"]
+UNIX_FLAGS = ["-O3", "-fwrapv", "-std=c11", "-D_GNU_SOURCE", "-pthread"]
 MSVC_FLAGS = ["/O2", "/std:c11"]
 
 

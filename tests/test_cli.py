@@ -278,7 +278,7 @@ def test_adapt_without_records(tmp_path: Path) -> None:
 @needs_c
 def test_bench_prints_json(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    result = runner.invoke(app, ["bench", "--limit", "1", "--json", "--out", str(out)])
+    result = runner.invoke(app, ["bench", "--no-peers", "--limit", "1", "--json", "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert json.loads(result.output) == json.loads(out.read_text(encoding="utf-8"))
 

@@ -10,7 +10,7 @@ import pytest
 import nbmf
 
 ROOT = Path(nbmf.__file__).parent
-FRONT = {"cli", "serve", "integrations", "bench", "quickstart", "inspect", "transcode"}
+FRONT = {"cli", "serve", "integrations", "bench", "bench_peers", "bench_table", "quickstart", "inspect", "transcode"}
 BELOW_FRONT = {"errors", "samples", "report", "codec", "store", "policy", "memory"}
 
 # What each part may import of nbmf, besides itself.
@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ONLY_IN: dict[str, set[str]] = {
     "torch": {"train"},
     "typer": {"cli"},
-    "rich": {"report", "quickstart", "inspect", "bench"},
+    "rich": {"report", "quickstart", "inspect", "bench_table"},
 }
 CODEC_NEEDS = {"numpy", "zstandard"}
 

@@ -41,7 +41,10 @@ class Profile(StrEnum):
 
 
 Input = Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for standard input.")]
-Inputs = Annotated[list[str], typer.Argument(metavar="FILE...", help="Files of records, one JSON value a line.")]
+Inputs = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE...", help="Records as JSON lines, plain or .xz, or folders of such files."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 Bare = Annotated[bool, typer.Option("--bare", help="A bare blob: it names no model, so decode with the same one.")]
 ModelName = Annotated[str, typer.Option("--model", metavar="NAME", help="Model: a name, or a path ending in .nbm.")]
@@ -49,9 +52,11 @@ Domain = Annotated[
     str | None, typer.Option("--domain", metavar="NAME", help="Domain pack: a name, or a path ending in .nbp.")
 ]
 ProfileName = Annotated[Profile, typer.Option("--profile", help="Model profile.")]
-Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, metavar="N", help="At most N records of each kind or file.")
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N records of each kind.")]
+Drawn = Annotated[
+    int | None, typer.Option("--limit", min=1, metavar="N", help="N records drawn at random, the same ones every time.")
 ]
+Figures = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write the figures here, as JSON.")]
 
 
 def fail(message: str) -> NoReturn:
@@ -113,6 +118,18 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         print(report.dump(result))
     else:
         report.show(result, report.console())
+
+
+def print_figures(result: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    """What `eval` and `bench` measured, to the screen and to a file."""
+    from nbmf import bench_table, report
+
+    if out is not None:
+        out.write_text(report.dump(result) + "\n", encoding="utf-8")
+    if as_json:
+        print(report.dump(result))
+    else:
+        bench_table.render(result, report.console())
 
 
 @app.callback(invoke_without_command=True)
@@ -225,7 +242,7 @@ def inspect(
 @reported
 def adapt(
     file: Input,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The pack to write; by custom it ends in .nbp.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The pack to write, ending in .nbp.")],
     size: Annotated[int, typer.Option("--size", min=1, max=512, metavar="KB", help="At most this many KB.")] = 512,
     model: ModelName = "base",
     json: Json = False,
@@ -243,13 +260,17 @@ def adapt(
 @reported
 def train(
     data: Annotated[
-        list[str], typer.Option("--data", metavar="FILE", help="JSON lines, plain or .xz; may be repeated.")
+        list[str],
+        typer.Option("--data", metavar="FILE", help="JSON lines, plain or .xz, or a folder of them; may be repeated."),
     ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Where the run keeps its state and writes the model.")
+        Path,
+        typer.Option(
+            "--out", metavar="FILE", help="The model to write, ending in .nbm; finished steps stay in FILE.work."
+        ),
     ],
     size: Annotated[str, typer.Option("--size", metavar="NAME", help="The size dial: toy, small or base.")] = "base",
-    seed: Annotated[int, typer.Option("--seed", help="The run's seed.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="The run's seed.")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; else go on from the last finished step.")] = False,
     json: Json = False,
 ) -> None:
@@ -269,34 +290,48 @@ def evaluate(
     model: ModelName = "base",
     profile: ProfileName = Profile.fast,
     domain: Domain = None,
-    limit: Limit = None,
+    limit: Drawn = None,
+    out: Figures = None,
     json: Json = False,
 ) -> None:
-    """Measure a model, or a model with a pack, on files of records: ratio by kind and source, and exactness."""
+    """Measure a model, or a model with a pack, on files of records: ratio by size, kind and source, and exactness."""
     from nbmf import bench as measuring
     from nbmf import report
 
     with report.progress(not json) as tick:
         result = measuring.evaluate(files, model=model, profile=profile.value, domain=domain, limit=limit, tick=tick)
-    print_result(dict(result), json)
+    print_figures(result, out, json)
 
 
 @app.command()
 @reported
 def bench(
-    data: Annotated[
+    files: Annotated[
         list[str] | None,
+        typer.Argument(
+            metavar="[FILE...]",
+            help="Records as JSON lines, plain or .xz, or folders of such files. Without any, the shipped samples.",
+        ),
+    ] = None,
+    packs: Annotated[
+        bool, typer.Option("--packs", help="Also learn a pack from one half of each source and measure the other half.")
+    ] = False,
+    no_peers: Annotated[
+        bool, typer.Option("--no-peers", help="Leave out the other compressors, which need nbmf[bench].")
+    ] = False,
+    train_dict: Annotated[
+        Path | None,
         typer.Option(
-            "--data", metavar="FILE", help="JSON lines, plain or .xz; may be repeated. Else the shipped samples."
+            "--train-dict",
+            metavar="FILE",
+            help="Train zstd's dictionary on these records. Else on the first half, and measure it on the other.",
         ),
     ] = None,
     model: ModelName = "base",
     profile: ProfileName = Profile.fast,
     domain: Domain = None,
-    limit: Limit = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Also write the figures here, as JSON.")
-    ] = None,
+    limit: Drawn = None,
+    out: Figures = None,
     json: Json = False,
 ) -> None:
     """Measure the codec beside its peers in one run: ratio, exactness, latency and throughput by record size."""
@@ -304,12 +339,18 @@ def bench(
     from nbmf import report
 
     with report.progress(not json) as tick:
-        result = dict(
-            measuring.run(data or [], model=model, profile=profile.value, domain=domain, limit=limit, tick=tick)
+        result = measuring.run(
+            files or [],
+            model=model,
+            profile=profile.value,
+            domain=domain,
+            limit=limit,
+            tick=tick,
+            peers=not no_peers,
+            with_packs=packs,
+            train_dict=train_dict,
         )
-    if out is not None:
-        out.write_text(report.dump(result) + "\n", encoding="utf-8")
-    print_result(result, json)
+    print_figures(result, out, json)
 
 
 def main() -> None:

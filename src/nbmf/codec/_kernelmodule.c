@@ -348,11 +348,13 @@ static PyObject *coder_train(PyObject *self, PyObject *args) {
             if (!strcmp(what, "cost")) nbmf_train_cost(&r, m, x);
             else if (!strcmp(what, "cells")) nbmf_train_cells(&r, m, x, y, z);
             else if (!strcmp(what, "fit")) bits = nbmf_train_fit(&r, m, x, y, rate, final_rate);
-            else nbmf_train_sizes(&r, m, x);
+            else if (!strcmp(what, "costs")) nbmf_train_costs(&r, m, x);
+            else what = NULL;
             Py_END_ALLOW_THREADS
         }
     }
     views_close(&s);
+    if (!what) PyErr_SetString(PyExc_ValueError, "no training pass of that name");
     return PyErr_Occurred() ? NULL : PyFloat_FromDouble(bits);
 }
 

@@ -25,8 +25,8 @@ def _coder(model: Model, pack: Pack | None) -> kernel.Coder:
 class Codec:
     """One model, with or without a domain pack, loaded once. Thread-safe.
 
-    `model` is a name or a path ending in .nbm; `domain` a name or a path ending in .nbp; `max_out` caps the raw bytes of
-    a decoded value. Raises UnknownModel, FormatError, PolicyError (a profile that the model has not).
+    `model` is a name or a path ending in .nbm; `domain` a name or a path ending in .nbp; `max_out` caps the raw
+    bytes of a decoded value. Raises UnknownModel, FormatError, PolicyError (a profile that the model has not).
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Codec:
 
     @property
     def id(self) -> str:
-        """Content id of the pack, else of the model, in hex: what a bare blob's container must keep. Blobs carry 8 digits."""
+        """Content id of the pack, else of the model, in hex: what a bare blob's container keeps. Blobs carry 8 digits."""
         return (self.pack or self.model).id.hex()
 
     # -- encoding ------------------------------------------------------------------------------------------------------
@@ -78,12 +78,16 @@ class Codec:
             self._verify(value_type, raw, blob, bare)
         return blob
 
-    def encode_many(self, values: Iterable[Any], bare: bool = False, verify: bool = False, allow_nan: bool = False) -> list[bytes]:
+    def encode_many(
+        self, values: Iterable[Any], bare: bool = False, verify: bool = False, allow_nan: bool = False
+    ) -> list[bytes]:
         """The blobs of many values, on all cores."""
         pairs = [to_raw(value, allow_nan=allow_nan) for value in values]
         parts = [format.split_raw(raw) for _, raw in pairs]
         types = b"".join(bytes([pair[0]]) * len(part) for pair, part in zip(pairs, parts, strict=True))
-        payloads = self._coder.encode_many([segment for part in parts for segment in part], types, self.profile, _THREADS)
+        payloads = self._coder.encode_many(
+            [segment for part in parts for segment in part], types, self.profile, _THREADS
+        )
         blobs = []
         at = 0
         for (value_type, raw), part in zip(pairs, parts, strict=True):

@@ -5,7 +5,7 @@
 
 base85 (RFC 1924's alphabet, which JSON never escapes) takes 5 characters for 4 bytes and is never longer than hex.
 `sig` is the old one, SHA-256 of the JSON with sorted keys; for bytes and vectors, of the raw bytes.
-A dict without `encoder_version` is an old one (stub.py). Old readers fail on a new dict, as its code is not hexadecimal.
+A dict without `encoder_version` is an old one (stub.py). Old readers fail on a new dict: its code is not hexadecimal.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def encode(payload: Any, fidelity: str = "lossless") -> dict[str, Any]:
 
 
 def decode(blob: Mapping[str, Any], max_out: int = stub.DEFAULT_MAX_OUT) -> Any:
-    """The value of a drop-in dict or an old one (of a semantic one, the preview text; `stub.read` tells how much it is).
+    """The value of a drop-in dict or an old one (of a semantic one, the preview; `stub.read` tells if it was cut).
 
     Raises FormatError, CorruptRecord, UnknownModel, OutputLimit.
     """

@@ -14,11 +14,10 @@ typedef struct { uint8_t sym[7], count[7]; uint16_t tag; } LocalSlot;   /* tag 0
 typedef struct { uint32_t pos, len, byte; } Primer;
 
 struct Scratch {
-    _Alignas(64) uint8_t sym[N_LISTS * LIST_LEN];
+    _Alignas(64) uint8_t sym[N_LISTS * LIST_LEN];      /* list i at SLOT[i] */
     _Alignas(64) uint8_t weight[N_LISTS * LIST_LEN];
     _Alignas(64) int16_t in[LANES];
-    uint8_t one[N_LISTS], zero[N_LISTS];
-    uint16_t cell[N_LISTS];
+    _Alignas(64) uint16_t cell[32];
     Context context;
     uint64_t hash[N_STATIC];
     uint32_t slot[N_LOCAL]; uint16_t slot_tag[N_LOCAL];
@@ -44,8 +43,16 @@ struct Scratch {
 static const uint16_t SET_SIZE[N_SETS] = SET_ROWS;
 static const uint16_t SET_BASE[N_SETS] = { 0, 288, 288 + 256, 288 + 256 + 256, 288 + 256 + 256 + 1024 };
 /* weight of a list entry by its 4-bit code: probability * 255 */
-static const uint8_t WEIGHTS[16] = { 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 72, 104, 144, 184, 220, 245 };
-extern const uint8_t BUCKET[256];
+static const uint8_t WEIGHTS[16] = { 1, 2, 3, 4, 5, 7, 10, 14, 22, 40, 56, 80, 112, 160, 210, 240 };
+/* Mass or count on a logarithmic scale of 16 steps: of v < 16 the first table's entry v, of others the second's v >> 4. */
+static const uint8_t BUCKET_LOW[16] = { 0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 7, 7, 8, 8, 8, 8 };
+static const uint8_t BUCKET_HIGH[16] = { 0, 9, 10, 11, 12, 12, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15 };
+/* Where list i lies in sym, weight and mass, in units of LIST_LEN: the order in which four vectors of four lists interleave. */
+static const uint8_t SLOT[N_LISTS] = { 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27 };
+/* Where list i's cell lies in cell. */
+static const uint8_t CELL[N_LISTS] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 24, 28, 17, 21, 25, 29, 18, 22, 26, 30 };
+
+static inline uint32_t bucket(uint32_t v) { return v < 16 ? BUCKET_LOW[v] : BUCKET_HIGH[v >> 4]; }
 
 static inline uint32_t length_class(uint32_t n) { return n == 0 ? 0 : n < 12 ? 1 : n < 24 ? 2 : 3; }
 
@@ -80,9 +87,10 @@ static inline uint32_t decoder_byte(Decoder *d) {
 }
 static inline int decode_bit(Decoder *d, uint32_t p) {
     uint32_t bound = (d->range >> 16) * p;
-    int bit = d->code < bound;
-    if (bit) d->range = bound;
-    else { d->code -= bound; d->range -= bound; }
+    uint32_t one = 0 - (uint32_t)(d->code < bound);  /* all ones for a one: which bit comes is not to be predicted by the processor */
+    d->code -= bound & ~one;
+    d->range = (bound & one) | ((d->range - bound) & ~one);
+    int bit = (int)(one & 1);
     while (d->range < 1u << 24) { d->code = d->code << 8 | decoder_byte(d); d->range <<= 8; }
     return bit;
 }
@@ -126,38 +134,6 @@ static inline void match_find(const Model *m, Scratch *s) {
     if (s->match_len) s->match_byte = s->buf[s->match_at];
     primer_find(&m->base, s, &s->primer[0]);
     if (m->has_pack) primer_find(&m->pack, s, &s->primer[1]);
-}
-
-static inline void local_update(Scratch *s, uint32_t c) {
-    for (int i = 0; i < N_LOCAL; i++) {
-        LocalSlot *l = &s->local[s->slot[i]];
-        if (l->tag != s->slot_tag[i]) {
-            if (!l->tag) s->claimed[s->n_claimed++] = s->slot[i];
-            memset(l, 0, sizeof *l);
-            l->tag = s->slot_tag[i]; l->sym[0] = (uint8_t)c; l->count[0] = 1;
-            continue;
-        }
-        int at = -1, low = 0;
-        for (int j = 0; j < 7; j++) {
-            if (l->count[j] && l->sym[j] == c) at = j;
-            else if (l->count[j] > 2) l->count[j] = (uint8_t)((l->count[j] + 1) >> 1);
-            if (l->count[j] < l->count[low]) low = j;
-        }
-        if (at < 0) { l->sym[low] = (uint8_t)c; l->count[low] = 1; }
-        else if (l->count[at] < 255) l->count[at]++;
-    }
-}
-
-static inline void end_byte(const Model *m, Scratch *s, uint32_t c) {
-    (void)m;
-    local_update(s, c);
-    s->pos++;
-    if (s->match_len) { if (s->match_byte == c) { s->match_len++; s->match_at++; } else s->match_len = 0; }
-    for (int j = 0; j < 2; j++) {
-        Primer *p = &s->primer[j];
-        if (p->len) { if (p->byte == c) { p->len++; p->pos++; } else p->len = 0; }
-    }
-    context_update(&s->context, c);
 }
 
 static inline void touch(Scratch *s, uint32_t row) {

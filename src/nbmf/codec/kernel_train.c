@@ -138,6 +138,7 @@ int nbmf_train_apply(const Records *t, int context, int64_t n, const uint64_t *h
         size_t n = (size_t)(t->offset[r + 1] - t->offset[r]); \
         const uint8_t *b = t->data + t->offset[r]; \
         record_begin(m, s, t->type[r], b); \
+        NAME(look_ahead)(m, s); \
         for (size_t i = 0; i <= n; i++) { \
             uint32_t c = i < n ? b[i] : 0, c0 = 1; \
             NAME(begin_byte)(m, s); \
@@ -146,7 +147,7 @@ int nbmf_train_apply(const Records *t, int context, int64_t n, const uint64_t *h
                 __VA_ARGS__ \
                 c0 = c0 * 2 + bit; \
             } \
-            if (i < n) end_byte(m, s, c); \
+            if (i < n) NAME(end_byte)(m, s, c); \
         } \
         record_end(s); \
     }
@@ -155,7 +156,7 @@ void nbmf_train_cells(const Records *t, const Model *m, uint32_t *lists, uint32_
     Scratch *s = nbmf_scratch_new();
     EACH_BIT({
         NAME(predict)(m, s, c0, k);
-        for (int i = 0; i < s->lists; i++) lists[((size_t)i * SM_CELLS + s->cell[i]) * 2 + bit]++;
+        for (int i = 0; i < s->lists; i++) lists[((size_t)i * SM_CELLS + s->cell[CELL[i]]) * 2 + bit]++;
         if (s->match_cell >= 0) match[s->match_cell * 2 + (bit == (s->match_byte >> k & 1))]++;
         for (int j = 0; j < 2; j++)
             if (s->primer_cell[j] >= 0) match[(MATCH_CELLS * (1 + j) + s->primer_cell[j]) * 2 + (bit == (s->primer[j].byte >> k & 1))]++;
@@ -199,16 +200,12 @@ double nbmf_train_fit(const Records *t, const Model *m, float *w, float *f, floa
     return bits;
 }
 
-void nbmf_train_sizes(const Records *t, const Model *m, uint32_t *size) {
+void nbmf_train_costs(const Records *t, const Model *m, uint16_t *cost) {
     Scratch *s = nbmf_scratch_new();
-    uint16_t *cost = malloc((1u << 20) * sizeof *cost);
     for (int64_t r = t->first; r < t->last; r++) {
         size_t n = (size_t)(t->offset[r + 1] - t->offset[r]);
         NAME(run_encode)(m, s, t->type[r], t->data + t->offset[r], n, NULL, cost);
-        uint32_t sum = 0;
-        for (size_t i = 0; i <= n; i++) sum += cost[i];
-        size[r] = sum;
+        cost += n + 1;
     }
-    free(cost);
     nbmf_scratch_free(s);
 }

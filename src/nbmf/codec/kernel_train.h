@@ -21,6 +21,6 @@ int nbmf_train_apply(const Records *, int context, int64_t n, const uint64_t *ha
 void nbmf_train_cells(const Records *, const Model *, uint32_t *lists, uint32_t *match, uint32_t *state);
 /* One pass of gradient descent over the records: w[TOTAL_ROWS][LANES], f[256][8]; returns the bits that were spent. */
 double nbmf_train_fit(const Records *, const Model *, float *w, float *f, float rate, float final_rate);
-/* size[r] in 1/256 bit of each record as the codec would spend it */
-void nbmf_train_sizes(const Records *, const Model *, uint32_t *size);
+/* cost[position] as the codec would spend it, 1/256 bit */
+void nbmf_train_costs(const Records *, const Model *, uint16_t *cost);
 #endif

@@ -104,7 +104,7 @@ def _card(buffer: bytes | mmap.mmap) -> dict[str, Any]:
     return card if isinstance(card, dict) else {}
 
 
-def content_id(buffer: bytes | mmap.mmap | memoryview) -> bytes:
+def content_id(buffer: bytes | bytearray | mmap.mmap | memoryview) -> bytes:
     """SHA-256 of the file with the id's own bytes zeroed."""
     view = memoryview(buffer)
     digest = hashlib.sha256(view[:ID_AT])
@@ -202,7 +202,7 @@ def model_by_id(id: bytes) -> Model:
 
 
 def lookup(id: bytes) -> tuple[Model, Pack | None]:
-    """The model, or the pack and its model, whose content id begins with `id`. Raises UnknownModel naming what is missing."""
+    """The model, or the pack and its model, whose content id begins with `id`. Raises UnknownModel naming the id."""
     for found, path in _candidates(PACK_SUFFIX):
         if found.startswith(id):
             pack = load_pack(path)

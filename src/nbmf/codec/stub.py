@@ -2,12 +2,12 @@
 
     {"meta": {"fidelity": ..., "type": <type name>, "length_bytes" | "preview_length": n}, "code": <hex>, "sig": <hex>}
 
-| fidelity | code                                                             | sig: SHA-256 of JSON with sorted keys of |
-|----------|------------------------------------------------------------------|------------------------------------------|
-| lossless | zlib (level 9) of JSON; length_bytes is its length               | the payload                              |
-| semantic | UTF-8 of the first 2,048 characters of the canonical text, which | the whole canonical text                 |
-|          | is a text with each white space one space, or JSON, keys sorted; |                                          |
-|          | preview_length counts characters                                 |                                          |
+| fidelity | code                                                           | sig: SHA-256 of JSON with sorted keys of |
+|----------|----------------------------------------------------------------|------------------------------------------|
+| lossless | zlib (level 9) of JSON; length_bytes is its length             | the payload                              |
+| semantic | UTF-8 of the canonical text's first 2,048 characters: a text,  | the whole canonical text                 |
+|          | each white space made one space, or JSON with sorted keys;     |                                          |
+|          | preview_length counts characters                               |                                          |
 
 JSON here is `json.dumps(ensure_ascii=False)`, with a space after each comma and colon.
 """

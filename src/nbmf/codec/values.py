@@ -9,8 +9,8 @@
 
 "Exactly" includes the types (1, 1.0, true), the order of keys, -0.0, integers of up to MAX_INT_DIGITS digits whatever
 `sys.get_int_max_str_digits()` says, and nesting of any depth. What JSON would change silently is refused: tuples,
-subclasses of the types above (IntEnum, NumPy scalars, OrderedDict), keys that are not str, and NaN and infinities unless
-they are allowed (they come back, but a NaN's sign and payload do not).
+subclasses of the types above (IntEnum, NumPy scalars, OrderedDict), keys that are not str, and NaN and infinities
+unless they are allowed (they come back, but a NaN's sign and payload do not).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from types import NoneType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from nbmf.errors import CorruptRecord, UnsupportedValue
 
@@ -243,17 +243,17 @@ def _refusal(kind: type) -> str:
 
 def _path(trail: list[str | int]) -> str:
     """`$.key[0]["other key"]`, cut in the middle when long, printable on any terminal."""
-    steps = [
-        f"[{step}]"
-        if type(step) is int
-        else f".{step}"
-        if step.isascii() and step.isidentifier() and len(step) <= _KEY_CHARS  # type: ignore[union-attr]
-        else f"[{json.dumps(step[:_KEY_CHARS])}]"  # type: ignore[index]
-        for step in (trail if len(trail) <= 2 * _PATH_STEPS else trail[:_PATH_STEPS] + trail[-_PATH_STEPS:])
-    ]
+    kept = trail if len(trail) <= 2 * _PATH_STEPS else trail[:_PATH_STEPS] + trail[-_PATH_STEPS:]
+    steps = [f"[{step}]" if isinstance(step, int) else _key_step(step) for step in kept]
     if len(trail) > 2 * _PATH_STEPS:
         steps.insert(_PATH_STEPS, f"...{len(trail) - 2 * _PATH_STEPS} more...")
     return "$" + "".join(steps)
+
+
+def _key_step(key: str) -> str:
+    if key.isascii() and key.isidentifier() and len(key) <= _KEY_CHARS:
+        return f".{key}"
+    return f"[{json.dumps(key[:_KEY_CHARS])}]"
 
 
 # -- integers beyond sys.get_int_max_str_digits() ----------------------------------------------------------------------
@@ -346,7 +346,7 @@ def _parse_deep(text: str) -> Any:
         if text[position : position + 1] != '"':
             raise _bad_json(position)
         try:
-            string, position = json.decoder.scanstring(text, position + 1, True)
+            string, position = _SCAN_STRING(text, position + 1, True)
         except json.JSONDecodeError as error:
             raise _bad_json(error.pos) from None
         return string
@@ -414,10 +414,12 @@ def _parse_deep(text: str) -> Any:
             return value
 
 
+_Scan = Callable[[str, int], tuple[Any, int]]
 _ENCODE: Final = _c_encoder(allow_nan=False)
 _ENCODE_NAN: Final = _c_encoder(allow_nan=True)
-_SCAN: Final[Callable[[str, int], tuple[Any, int]]] = json.JSONDecoder().scan_once
-_SCAN_LONG: Final[Callable[[str, int], tuple[Any, int]]] = json.JSONDecoder(parse_int=_parse_int).scan_once
+_SCAN: Final = cast(_Scan, vars(json.JSONDecoder())["scan_once"])
+_SCAN_LONG: Final = cast(_Scan, vars(json.JSONDecoder(parse_int=_parse_int))["scan_once"])
+_SCAN_STRING: Final = cast(Callable[[str, int, bool], tuple[str, int]], vars(json.decoder)["scanstring"])
 
 
 # -- vectors -----------------------------------------------------------------------------------------------------------

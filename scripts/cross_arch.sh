@@ -1,0 +1,40 @@
+#!/bin/sh
+# The golden streams on little- and big-endian machines and at every SIMD level: equal bytes or it fails.
+#   scripts/cross_arch.sh [MODEL [PACK|- [STREAMS]]]
+# Needs (Debian): apt-get install -y gcc qemu-user gcc-aarch64-linux-gnu gcc-s390x-linux-gnu libc6-dev-arm64-cross libc6-dev-s390x-cross
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+model=${1:-$root/src/nbmf/models/base.nbm}
+streams=${3:-$root/tests/golden/streams.txt}
+pack=${2:-$root/tests/golden/pack.nbp}
+[ -e "$pack" ] || pack=-
+codec=$root/src/nbmf/codec
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
+
+compile() {   # the flags of setup.py
+    "$1" -O3 -fwrapv -std=c11 -Wall -static -I "$codec" -o "$build/$2" \
+        "$root/tests/stress/golden_main.c" "$codec/kernel.c" "$codec/kernel_model.c"
+}
+
+failed=0
+check() {   # name, then the command; 3 means that this machine lacks the level
+    name=$1; shift
+    status=0
+    "$@" || status=$?
+    case $status in
+        0) echo "$name: equal" ;;
+        3) echo "$name: not on this machine" ;;
+        *) echo "$name: FAILED ($status)"; failed=1 ;;
+    esac
+}
+
+compile gcc native
+for level in plain avx2 avx512; do
+    check "native $level" "$build/native" "$model" "$pack" "$streams" $level
+done
+for arch in aarch64 s390x; do
+    compile $arch-linux-gnu-gcc $arch
+    check "$arch plain" qemu-$arch "$build/$arch" "$model" "$pack" "$streams" plain
+done
+exit $failed
