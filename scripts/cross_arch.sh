@@ -13,7 +13,7 @@ build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 
 compile() {   # the flags of setup.py
-    "$1" -O3 -fwrapv -std=c11 -Wall -static -I "$codec" -o "$build/$2" \
+    "$1" -O3 -fwrapv -std=c11 -D_GNU_SOURCE -pthread -Wall -static -I "$codec" -o "$build/$2" \
         "$root/tests/stress/golden_main.c" "$codec/kernel.c" "$codec/kernel_model.c"
 }
 

@@ -149,6 +149,7 @@ def test_run(records: Path) -> None:
         for what in ("encode", "decode"):
             spent = row[f"{what}_ms"]
             assert 0 < spent["p50"] <= spent["p95"] <= spent["p99"] and row[f"{what}_mb_s"] > 0
+    assert result["cpu_share"] > 0
     assert result["machine"]["kernel"] == kernel.backend
     assert result["model"]["id"] == codec.id and result["model"]["load_ms"] > 0
     assert "peers" not in result and "packs" not in result

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from nbmf.quickstart import LABELS
 
-SHOWN: Final = 10  # kinds, sources or packs in a table; where there are more, the sources with the lowest ratios
+SHOWN: Final = 8  # kinds, sources or packs in a table; where there are more, the sources with the lowest ratios
 WIDE: Final = 110  # columns from which two tables stand side by side
+QUIET: Final = 0.97  # share of a core below which the times are not to be trusted
 BAR: Final = 28  # cells of the longest bar
 GOOD: Final = "bold green"
 
@@ -75,6 +76,10 @@ def headline(result: Mapping[str, Any]) -> Panel:
             f"many at once, {result['machine']['cores']} cores: encode {many['encode_many_mb_s']:.2f}, "
             f"decode {many['decode_many_mb_s']:.2f} MB/s"
         )
+        if result["cpu_share"] < QUIET:
+            lines.append(
+                f"[yellow]busy machine: it had a core for {result['cpu_share']:.0%} of the time; times are off[/]"
+            )
     model = result["model"]
     name = f"{escape(str(model['name']))} {model['id'][:8]}, {size(model['bytes'])}"
     if "pack_id" in model:

@@ -4,7 +4,6 @@
    STREAMS: text lines `type hexraw hexpayload pack`, where pack is 0 or 1 and `-` stands for no bytes; lines that begin
    with # and empty lines are passed over. A payload of `?` is not compared: the line is printed with the payload that
    this machine makes. Ends with 0 all equal, 1 a difference, 2 an error, 3 no such LEVEL on this machine. */
-#define _POSIX_C_SOURCE 200809L
 #include "kernel.h"
 #include <stdio.h>
 #include <stdlib.h>

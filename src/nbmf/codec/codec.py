@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from nbmf.codec import format, kernel
@@ -47,7 +47,7 @@ class Codec:
 
     @property
     def id(self) -> str:
-        """Content id of the pack, else of the model, in hex: what a bare blob's container keeps. Blobs carry 8 digits."""
+        """Content id of the pack, else of the model, in hex; a bare blob's container keeps it. Blobs carry 8 digits."""
         return (self.pack or self.model).id.hex()
 
     # -- encoding ------------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ class Codec:
         """
         if fidelity != "lossless":
             raise PolicyError(f"fidelity {fidelity!r} is not available; lossless is")
-        value_type, raw = to_raw(value, allow_nan=allow_nan)
+        value_type, raw = self._to_raw(value, allow_nan)
         segments = format.split_raw(raw)
         payloads = (
             [self._coder.encode(raw, value_type, self.profile)]
@@ -82,7 +82,7 @@ class Codec:
         self, values: Iterable[Any], bare: bool = False, verify: bool = False, allow_nan: bool = False
     ) -> list[bytes]:
         """The blobs of many values, on all cores."""
-        pairs = [to_raw(value, allow_nan=allow_nan) for value in values]
+        pairs = [self._to_raw(value, allow_nan) for value in values]
         parts = [format.split_raw(raw) for _, raw in pairs]
         types = b"".join(bytes([pair[0]]) * len(part) for pair, part in zip(pairs, parts, strict=True))
         payloads = self._coder.encode_many(
@@ -99,6 +99,12 @@ class Codec:
                     raise CorruptRecord(f"a blob of {len(blob)} bytes did not decode to its value")
         return blobs
 
+    def _to_raw(self, value: Any, allow_nan: bool) -> tuple[int, bytes]:
+        value_type, raw = to_raw(value, allow_nan=allow_nan)
+        if len(raw) > self.max_out:
+            raise OutputLimit(f"the value has {len(raw)} bytes; decoders of this codec stop at {self.max_out}")
+        return value_type, raw
+
     def _race(self, value_type: int, raw: bytes, payloads: list[bytes], bare: bool) -> bytes:
         """The smallest of the three methods; framing counts, since only a neural self-describing blob carries an id."""
         extra = 0 if bare else format.ID_SIZE
@@ -108,7 +114,7 @@ class Codec:
             neural = format.join_segments(payloads) if segmented else payloads[0]
             if len(neural) + extra < size:
                 method, payload, size = NEURAL, neural, len(neural) + extra
-            if size > format.zstd_floor(raw):
+            if size > format.zstd_floor(raw) or (method == NEURAL and size == format.zstd_floor(raw)):
                 frame = format.zstd_compress(raw)
                 if len(frame) < size or (method == NEURAL and len(frame) == size):
                     method, payload = ZSTD, frame
@@ -207,9 +213,14 @@ class Codec:
         return raw
 
 
-@functools.lru_cache(maxsize=16)
-def _shared(domain: str | None) -> Codec:
-    return Codec(domain=domain)
+_shared: dict[tuple[bytes, bytes], Codec] = {}  # by the files' content, as a pack may be learned anew under its name
+
+
+def _shared_codec(domain: str | None) -> Codec:
+    key = (load_model().id, load_pack(domain).id if domain else b"")
+    if key not in _shared:
+        _shared[key] = Codec(domain=domain)
+    return _shared[key]
 
 
 @functools.lru_cache(maxsize=16)
@@ -223,14 +234,20 @@ def encode(value: Any, fidelity: str = "lossless", domain: str | None = None) ->
 
     `domain` is a path when it ends in .nbp, else the name of a registered pack. Raises as `Codec` and `Codec.encode`.
     """
-    return _shared(domain).encode(value, fidelity=fidelity)
+    return _shared_codec(domain).encode(value, fidelity=fidelity)
 
 
-def decode(blob: bytes, max_out: int = DEFAULT_MAX_OUT) -> Any:
+def decode(blob: bytes | Mapping[str, Any] | str, max_out: int = DEFAULT_MAX_OUT) -> Any:
     """The exact value of a self-describing blob. Models are looked up in the package, NBMF_MODELS and the user's data.
+
+    The old encoder's dicts and their JSON text are read too (dropin.py); its semantic ones give their preview.
 
     Raises FormatError, CorruptRecord, UnknownModel, OutputLimit, all NbmfError.
     """
+    if isinstance(blob, (str, Mapping)) or bytes(blob[:1]) == b"{":  # no blob begins so: its method would be 3
+        from nbmf.codec import dropin, stub
+
+        return dropin.decode(blob if isinstance(blob, Mapping) else stub.parse_text(blob), max_out)
     parsed = format.parse(blob, bare=False)
     raw = _codec_by_id(parsed.id, max_out)._raw(parsed) if parsed.id else _plain(parsed, max_out)
     return from_raw(parsed.value_type, raw)

@@ -176,7 +176,8 @@ def select_lists(records: Records, context: int, cost: NDArray[np.uint16], thres
     count: NDArray[np.int32] = np.diff(np.append(pairs, used)).astype(np.int32)
     bits = np.add.reduceat(spent, pairs, dtype=np.int64) / KEY_COST_UNIT if used else np.zeros(0)
     pair = key[pairs]
-    del key, room, spent, pairs
+    del key, spent, pairs
+    room = np.empty(0, np.uint64)  # gigabytes, no longer needed
     hashes = pair >> np.uint64(8)
     contexts = _starts(hashes)
     total = np.add.reduceat(count, contexts) if len(contexts) else np.zeros(0, np.int32)

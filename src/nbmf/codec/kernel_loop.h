@@ -240,6 +240,8 @@ static inline __attribute__((always_inline)) void NAME(begin_byte)(const Model *
     s->set0 = (top * 4 + length_class(s->match_len)) * 4 + length_class(s->primer[s->primer[1].len > s->primer[0].len].len);
     uint32_t words = present & 128 ? 3 : present & 64 ? 2 : present & 32 ? 1 : 0;
     uint32_t locals = present >> LANE_LOCAL & 16 ? 3 : present >> LANE_LOCAL & 8 ? 2 : present >> LANE_LOCAL & 4 ? 1 : 0;
+    if (m->has_pack)              /* the pack's order 6 or structure, order 4, order 3, or none of them */
+        locals = present >> N_BASE_LISTS & 0x48 ? 3 : present >> N_BASE_LISTS & 4 ? 2 : present >> N_BASE_LISTS & 2 ? 1 : 0;
     s->set3 = ((words * 4 + locals) * 8 + s->state) * 8;
 }
 

@@ -1,16 +1,16 @@
 """The kernel in NumPy and plain integers: the living definition of the model, its mixer and the range coder.
 
-It gives the bytes and the errors of the C kernel (kernel.c), on hosts of either byte order. Names, and the order of the
-functions, are those of the C files: kernel_context.h, kernel_state.h, kernel_loop.h, kernel.c, kernel_model.c.
+It gives the bytes and the errors of the C kernel, on hosts of either byte order. Names, and the order of the functions,
+are those of the C files: kernel.h, kernel_context.h, kernel_state.h, kernel_loop.h, kernel.c, kernel_model.c.
 
-Arithmetic is that of C on fixed widths. Plain Python integers are masked where C wraps; arrays are widened to 32 or 64
-bits before they are multiplied, and wrap as C does under -fwrapv. Every right shift is arithmetic.
+Arithmetic is that of C on fixed widths. Plain integers are masked where C wraps; arrays are widened to 32 or 64 bits
+before they are multiplied, and wrap as C does under -fwrapv. Every right shift is arithmetic.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,132 +23,106 @@ __all__ = ["SEGMENT_SIZE", "Coder", "load"]
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
-U64 = npt.NDArray[np.uint64]
-Bits = npt.NDArray[np.bool_]
 
 # -- kernel.h ----------------------------------------------------------------------------------------------------------
 
-# Lists: sparse distributions over the next byte, one per context.
-N_STATIC: Final = 12  # contexts looked up in the model's line table
-N_LOCAL: Final = 8  # contexts learned inside the record
-N_PACK: Final = 8  # contexts looked up in the domain pack's line table
+# Lists: sparse distributions over the next byte, one per context. Those of the model's line table come first, then the
+# ones learned inside the record, then those of a pack's line table.
+N_STATIC, N_LOCAL, N_PACK = 12, 8, 8
 N_BASE_LISTS: Final = N_STATIC + N_LOCAL
 N_LISTS: Final = N_BASE_LISTS + N_PACK
 LIST_LEN: Final = 8  # entries of one list: (symbol, weight 0..255)
 
-# Mixer inputs (lanes), signed logits in int16. Those named nowhere stay 0.
-LANE_LOCAL: Final = N_STATIC
-LANE_O1: Final = 20
-LANE_O2: Final = 21
+# Mixer inputs (lanes): int16 logits, first those of the base lists. Lanes without a name stay 0.
+LANE_O1, LANE_O2 = 20, 21
 LANE_MATCH: Final = 22  # two lanes: expected bit, and the same when the match is long
-LANE_PRIMER: Final = 24
-LANE_STATE: Final = 26
-LANE_PACK: Final = 32
-LANE_PACK_PRIMER: Final = 40
-LANES_BASE: Final = 32
-LANES: Final = 48
+LANE_PRIMER, LANE_STATE, LANE_BIAS = 24, 26, 31
+LANE_PACK, LANE_PACK_PRIMER = 32, 40
+LANES_BASE, LANES = 32, 48
+SET_BASE: Final = (0, 288, 544, 800, 1824)  # first row of each mixer weight set
+TOTAL_ROWS: Final = 2592
+N_SETS: Final = len(SET_BASE)
 
-SET_SIZE: Final = (288, 256, 256, 1024, 768)  # rows of each mixer weight set
-SET_BASE: Final = (0, 288, 544, 800, 1824)
-TOTAL_ROWS: Final = sum(SET_SIZE)
-N_SETS: Final = len(SET_SIZE)
-
-LINE_BYTES: Final = 64  # 21 uint16 (tag << 4 | weight code), 21 symbols, one byte unused
+LINE_BYTES: Final = 64  # 21 of uint16 (tag << 4 | weight code), 21 symbols, one byte unused
 LINE_ENTRIES: Final = 21
-SM_CELLS: Final = 2048  # bit position, bucket of the mass on 1, bucket of the mass on 0
+SM_CELLS: Final = 2048  # [bit position][bucket of the mass on 1][bucket of the mass on 0]
 MATCH_CELLS: Final = 256  # [min(length, 31)][bit position]
 PRIMER_MIN: Final = 6
 LOCAL_SLOTS: Final = 4096  # per local context
 SEGMENT_SIZE: Final = 1 << 18
-
-FILE_HEADER: Final = 64
-FILE_ENTRY: Final = 32
-FILE_SECTIONS: Final = 64
+FILE_HEADER, FILE_ENTRY, FILE_SECTIONS = 64, 32, 64
 PRIMER_BITS_MAX: Final = 20
 TABLE_MAX: Final = 1 << 24
 
 
-@dataclass(frozen=True, eq=False)
-class Tables:
-    """What a file brings of its own: its line table and its primer."""
-
+class Tables(NamedTuple):
     lines: U8  # [n][LINE_BYTES], a view of the file
     primer: memoryview
     primer_index: I32  # position after the hashed bytes, 0 none
     primer_bits: int
 
 
+Expected = tuple[list[int], list[int]]  # [bit that is expected][MATCH_CELLS] logits
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """The tables of a model file, and of a pack when there is one. Nothing changes them."""
 
-    tables: tuple[Tables, ...]  # of the model, of the pack
+    tables: list[Tables]  # of the model, of the pack
     sm: I32  # [lists * SM_CELLS] logits
-    primer_sm: tuple[tuple[list[int], list[int]], ...]  # per table: [bit][MATCH_CELLS]
-    match_sm: tuple[list[int], list[int]]  # [bit][MATCH_CELLS]
-    o1: memoryview  # [256 * 256]
-    o2_row: memoryview  # [65536]
+    primer_sm: list[Expected]  # one for each of the tables
+    match_sm: Expected
+    o1: memoryview  # [256 * 256] logits by previous byte, node
+    o2_row: memoryview  # [65536] row of the pair, 0 none
     o2: memoryview  # [rows * 256] logits / 16
-    state_sm: memoryview  # [256 * 256]
+    state_sm: memoryview  # [256 * 256] logits by (structure state, node)
     weights: I32  # [TOTAL_ROWS][lanes]
     final_weights: list[int]  # [256 * 8]
     squash: list[int]  # P(1) * 65536 at logit i - 2048
     rates: list[int]  # of the sets; the last is the final stage's
     lists: int
     lanes: int
+    most: int  # no lane's magnitude is over it
 
 
 # -- kernel_context.h: what the model knows of the bytes before the next one -------------------------------------------
 
 DEPTH_MAX: Final = 16
 PRIME: Final = 0x2C1B3C6D
-MASK32: Final = 0xFFFFFFFF
-MASK64: Final = 0xFFFFFFFFFFFFFFFF
-MIX_A: Final = np.uint64(0x9E3779B97F4A7C15)
-MIX_B: Final = np.uint64(0xD6E8FEB86659FD93)
+MASK32, MASK64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 KIND: Final = [kind * 0xA24BAED4963EE407 & MASK64 for kind in range(21)]
-U20, U29, U30, U32, U52 = (np.uint64(n) for n in (20, 29, 30, 32, 52))
-
 LETTER: Final = [97 <= c | 32 <= 122 or c >= 128 for c in range(256)]
 CLASS: Final = [1 if 48 <= c <= 57 else 2 if LETTER[c] else 3 if c == 32 else 4 for c in range(256)]
-NEWLINE, SPACE, QUOTE, COMMA, COLON, BACKSLASH = b'\n ",:\\'
-SEPARATORS: Final = frozenset(b" ,\t|;")
-OPENERS: Final = frozenset(b"{[")
-CLOSERS: Final = frozenset(b"}]")
+NEWLINE, QUOTE, COMMA, COLON, BACKSLASH, OPEN_ARRAY = b'\n",:\\['
+SEPARATORS, OPENERS, CLOSERS = frozenset(b" ,\t|;"), frozenset(b"{["), frozenset(b"}]")
+
+Word = TypeVar("Word", int, npt.NDArray[Any])
 
 
 class Context:
     """A pure function of the record so far. Hashes are uint32, `hist` is uint64."""
-
-    __slots__ = (
-        *("hist", "word", "word1", "word2", "line", "shape", "field", "token", "string", "value", "last_string"),
-        *("key", "prev_key", "is_array", "depth", "in_string", "escaped", "in_value", "char_class"),
-    )
 
     def __init__(self, value_type: int) -> None:
         self.hist = value_type  # types are small: no byte of text equals them, so the first byte knows its type
         self.word = self.word1 = self.word2 = 0  # hash of the unit so far, of the one before, and before that
         self.line = self.shape = self.field = self.token = 0  # since the line began; token: since the last separator
         self.string = self.value = self.last_string = 0  # since the JSON string, the JSON value began
-        self.key = [0] * DEPTH_MAX
-        self.prev_key = [0] * DEPTH_MAX
+        self.key, self.prev_key = [0] * DEPTH_MAX, [0] * DEPTH_MAX
         self.is_array = [False] * DEPTH_MAX
         self.depth = self.char_class = 0
         self.in_string = self.escaped = self.in_value = False
 
 
-def mix64(x: U64) -> U64:
+def mix64(x: Word) -> Word:
     """Bijective on 64 bits, so distinct contexts of one kind collide only in the bits that are kept."""
-    x = x * MIX_A
-    x ^= x >> U32
-    x *= MIX_B
-    x ^= x >> U29
-    return x
+    x = x * 0x9E3779B97F4A7C15 & MASK64
+    x = (x ^ x >> 32) * 0xD6E8FEB86659FD93 & MASK64
+    return x ^ x >> 29
 
 
 def hash_pair(kind: int, a: int, b: int) -> int:
-    """What mix64 makes the hash of; a and b are uint32. mix64 runs on all of a byte's pairs at once."""
-    return (a << 32 | b) ^ KIND[kind]
+    return mix64((a << 32 | b) ^ KIND[kind])
 
 
 def fold(h: int, x: int) -> int:
@@ -224,15 +198,15 @@ def context_state(x: Context) -> int:
     return 5 if x.in_string else 6 if x.string == 0 else 7
 
 
-def context_hashes(x: Context) -> U64:
+def context_hashes(x: Context) -> list[int]:
     """Order 3, 4, 5, 6, 8, word, word pair, word triple, word skip, three of structure; then order 1 and 2.
 
-    The last two are no static contexts. Order 6 (index 3) is primer_hash, which finds matches in a primer.
+    The last two are no static contexts. Order 6 (index 3) is what finds matches in a primer.
     """
     t, word, word1, word2, d = x.hist, x.word, x.word1, x.word2, x.depth
     c1, low, high = t & 0xFF, t & MASK32, t >> 32
     here = word or c1
-    pairs = [
+    hashes = [
         hash_pair(1, 0, t & 0xFFFFFF),
         hash_pair(2, 0, low),
         hash_pair(3, high & 0xFF, low),
@@ -243,127 +217,88 @@ def context_hashes(x: Context) -> U64:
         hash_pair(8, (word1 * 3 + word2 * PRIME) & MASK32, here),
         hash_pair(9, word2, here),
     ]
-    if d:
-        key, up = x.key[d], x.key[d - 1]
-        if x.in_value:
-            pairs += (
-                hash_pair(10, key, x.value),
-                hash_pair(11, key, word or c1 + 256),
-                hash_pair(12, (key * 3 + up) & MASK32, x.value),
-            )
-        else:
-            s, before = (x.string * 2 + x.in_string) & MASK32, x.prev_key[d]
-            pairs += hash_pair(13, before, s), hash_pair(14, up, s), hash_pair(15, (before * 3 + up) & MASK32, s)
+    key, up, before = x.key[d], x.key[d - 1], x.prev_key[d]
+    if not d:
+        hashes += hash_pair(16, 0, x.line), hash_pair(17, x.field, x.token), hash_pair(18, c1, x.shape)
+    elif x.in_value:
+        v = x.value
+        hashes += hash_pair(10, key, v), hash_pair(11, key, word or c1 + 256), hash_pair(12, key * 3 + up & MASK32, v)
     else:
-        pairs += hash_pair(16, 0, x.line), hash_pair(17, x.field, x.token), hash_pair(18, c1, x.shape)
-    pairs += hash_pair(19, 0, c1), hash_pair(20, 0, t & 0xFFFF)
-    return mix64(np.array(pairs, np.uint64))
+        s = x.string * 2 + x.in_string & MASK32
+        hashes += hash_pair(13, before, s), hash_pair(14, up, s), hash_pair(15, before * 3 + up & MASK32, s)
+    hashes += hash_pair(19, 0, c1), hash_pair(20, 0, t & 0xFFFF)
+    return hashes
 
 
-LOCAL_HASHES: Final = np.array([12, 13, 0, 1, 3, 5, 6, 9])  # order 1, 2, 3, 4, 6, word, word pair, structure
-PACK_HASHES: Final = np.array([13, 0, 1, 3, 5, 6, 9, 10])  # order 2, 3, 4, 6, word, word pair, structure twice
+LOCAL_HASHES: Final = (12, 13, 0, 1, 3, 5, 6, 9)  # order 1, 2, 3, 4, 6, word, word pair, structure
+PACK_HASHES: Final = (13, 0, 1, 3, 5, 6, 9, 10)  # order 2, 3, 4, 6, word, word pair, structure twice
 
 # -- kernel_state.h: what a record changes while it is coded -----------------------------------------------------------
 
 MATCH_MIN: Final = 4
 MATCH_VERIFY: Final = 32  # bytes compared when a match is found; longer ones grow as they go
 SPENT_MAX: Final = 4  # implied zero bytes a whole stream may need past its end
-
-# Weight of a list entry by its 4-bit code: probability * 255.
-WEIGHTS: Final = np.array([1, 2, 3, 4, 5, 7, 10, 14, 22, 40, 56, 80, 112, 160, 210, 240], np.uint8)
-# Mass or count on a logarithmic scale, 16 steps, by where each step begins.
-STEPS: Final = np.array([1, 2, 3, 4, 5, 7, 9, 12, 16, 32, 48, 64, 96, 128, 192])
-EMPTY: Final = bytes(LIST_LEN)
-# What one sighting of another symbol makes of a local count.
+# Weight of a list entry (probability * 255) by the byte whose low half is its code.
+WEIGHTS: Final = bytes((1, 2, 3, 4, 5, 7, 10, 14, 22, 40, 56, 80, 112, 160, 210, 240)) * 16
+# Mass or count on a logarithmic scale, 16 steps, by where each step after the first begins.
+STEPS: Final = (1, 2, 3, 4, 5, 7, 9, 12, 16, 32, 48, 64, 96, 128, 192)
+# What the sighting of another symbol makes of a local count.
 FADE: Final = bytes(n if n <= 2 else (n + 1) >> 1 for n in range(256))
+EMPTY: Final = bytes(LIST_LEN)
+Entries = bytes | bytearray  # LIST_LEN symbols, or weights
 
 
 class LocalSlot:
-    """Seven symbols and their counts, one unused; counts fill from the front and never return to 0."""
-
-    __slots__ = ("count", "sym", "tag")
+    """Seven symbols and their counts, and one unused; counts fill from the front and never return to 0."""
 
     def __init__(self, tag: int, c: int) -> None:
         self.tag = tag
-        self.sym = bytearray(LIST_LEN)
-        self.count = bytearray(LIST_LEN)
+        self.sym, self.count = bytearray(LIST_LEN), bytearray(LIST_LEN)
         self.sym[0], self.count[0] = c, 1
 
 
 class Primer:
     """A match in a primer: it is on while length > 0, and then expects `byte`."""
 
-    __slots__ = ("byte", "length", "pos")
-
-    def __init__(self) -> None:
-        self.pos = self.length = self.byte = 0
+    pos = length = byte = 0
 
 
 class Scratch:
-    """All that changes while one record is coded; made anew for each.
-
-    Lists lie as [entry][list], so that sums over the entries of all lists are sums of rows. The arrays from `ones` on
-    are workspace, kept to save allocations.
-    """
-
-    __slots__ = (
-        *(
-            "buf",
-            "cells",
-            "context",
-            "dots",
-            "final_weights",
-            "first_cell",
-            "hashes",
-            "inputs",
-            "local",
-            "mass",
-            "masks",
-        ),
-        *(
-            "match_at",
-            "match_byte",
-            "match_len",
-            "match_pos",
-            "o1_at",
-            "o2_at",
-            "ones",
-            "p",
-            "p_zero",
-            "pairs",
-            "primers",
-        ),
-        *("products", "rows", "set0", "set3", "slot_keys", "slot_tags", "state", "total", "weight", "weights", "wide"),
-    )
+    """All that changes while one record is coded, made anew for each; lists lie in it as [entry][list]."""
 
     def __init__(self, m: Model, value_type: int) -> None:
         self.context = Context(value_type)
         self.buf = bytearray()  # the record so far
         self.p_zero = 16384 if value_type == 2 else 256
-        self.p = self.match_len = self.match_at = self.match_byte = self.state = self.set0 = self.set3 = 0
+        self.p = self.state = self.set0 = self.set3 = 0
         self.o1_at = self.o2_at = 0  # where the rows of the last byte, the last pair begin
+        self.match_len = self.match_at = self.match_byte = 0
         self.match_pos: dict[int, int] = {}  # hash of the last four bytes -> position after them
         self.primers = [Primer() for _ in m.tables]
         self.local: dict[int, LocalSlot] = {}
-        self.slot_keys: list[int] = []
-        self.slot_tags: list[int] = []
+        self.slots: list[tuple[int, int]] = []  # of the local contexts: key and tag
         self.hashes: list[int] = []
-        self.weights = m.weights.copy()
-        self.final_weights = m.final_weights.copy()
-        self.inputs = np.zeros(m.lanes, np.int32)
-        self.inputs[31] = 256
         self.weight = np.zeros((LIST_LEN, m.lists), np.int64)
         self.total = np.zeros(m.lists, np.int64)  # sum of each list's weights
-        self.masks = np.zeros((8, LIST_LEN, m.lists), np.int64)  # [bit position] -1 where the symbol's bit is 1
-        self.first_cell = np.arange(8)[:, None] * 256 + np.arange(m.lists) * SM_CELLS  # [bit position][list]
-        self.ones = np.zeros((LIST_LEN, m.lists), np.int64)
-        self.mass = np.zeros((2, m.lists), np.int64)
+        self.masks = np.zeros((8, LIST_LEN, m.lists), np.int64)  # [bit position]; -1 where that bit of the symbol is 1
+        self.ones = np.zeros((LIST_LEN, m.lists), np.int64)  # the weights of entries whose next bit is 1
+        self.mass = np.zeros((2, m.lists), np.int64)  # on 1, on 0
+        self.one, self.zero = self.mass
         self.cells = np.zeros(m.lists, np.int64)
-        self.rows: list[int] = []
+        self.base_cells, self.pack_cells = self.cells[:N_BASE_LISTS], self.cells[N_BASE_LISTS:]
+        self.first_cell = np.arange(8)[:, None] * 256 + np.arange(m.lists) * SM_CELLS  # [bit position][list]
+        self.inputs = np.zeros(m.lanes, np.int32)
+        self.base_inputs, self.pack_inputs = self.inputs[:N_BASE_LISTS], self.inputs[LANE_PACK:LANE_PACK_PRIMER]
+        self.lane = self.inputs.data
+        self.lane[LANE_BIAS] = 256
+        self.weights = m.weights.copy()
+        self.final_weights = m.final_weights.copy()
+        self.rows: list[int] = []  # of weights, in use for this bit
         self.dots: list[int] = []
-        self.wide = np.zeros((N_SETS, m.lanes), np.int32)  # the rows of weights in use
+        self.used = np.zeros((N_SETS, m.lanes), np.int32)  # a copy of those rows
         self.products = np.zeros((N_SETS, m.lanes), np.int32)
-        self.pairs = np.zeros((N_SETS, m.lanes // 2), np.int32)
+        self.even, self.odd = self.products[:, 0::2], self.products[:, 1::2]
+        self.pairs, self.each_pair = np.zeros((N_SETS, m.lanes // 2), np.int32), np.ones(m.lanes // 2, np.int32)
 
 
 def length_class(n: int) -> int:
@@ -372,8 +307,6 @@ def length_class(n: int) -> int:
 
 class Encoder:
     """Range coder: 32-bit range, `low` with one bit of carry, 16-bit probabilities of a one."""
-
-    __slots__ = ("cache", "low", "out", "pending", "range")
 
     def __init__(self) -> None:
         self.low, self.range, self.cache, self.pending = 0, MASK32, 0, 1
@@ -405,8 +338,6 @@ def encode_bit(e: Encoder, p: int, bit: int) -> None:
 
 class Decoder:
     """`code` may equal `range` when the stream is none, so its shifts are masked."""
-
-    __slots__ = ("code", "data", "pos", "range", "spent")
 
     def __init__(self, data: bytes) -> None:
         self.data, self.pos, self.spent = data, 0, 0
@@ -484,8 +415,93 @@ def match_find(m: Model, s: Scratch) -> None:
         primer_find(t, s, p)
 
 
+def zero_update(s: Scratch, literal: int) -> None:
+    s.p_zero = min(max(s.p_zero + ((65535 if literal else 0) - s.p_zero >> 4), 64), 65472)
+
+
+# -- kernel_loop.h: the predictor and coder ----------------------------------------------------------------------------
+
+
+def cell_table() -> I64:
+    """By mass on 1 * 256 + mass on 0: the cell, plus 1 << 16 when 1 has more, plus 1 << 24 when 0 has."""
+    one, zero = np.divmod(np.arange(65536), 256)
+    bucket = np.searchsorted(STEPS, np.arange(256), side="right")
+    return (bucket[one] << 4 | bucket[zero] | (one > zero) << 16 | (zero > one) << 24).astype(np.int64)
+
+
+CELLS: Final = cell_table()
+POWERS: Final = 1 << np.arange(LINE_ENTRIES)
+FULL, BYTE, LOW_BYTE, EACH = np.array(255), np.array(256), np.array(0xFF), np.ones(N_BASE_LISTS, np.int64)
+DOT_SHIFT, LEARN_SHIFT, HALF, LEAST, MOST = (np.array(n, np.int32) for n in (6, 15, 16384, -32768, 32767))
+
+
+def line_match(lines: U8, tags: list[int]) -> list[int]:
+    """For each line, a bit for every entry with its tag."""
+    found: list[int] = ((lines.view("<u2")[:, :LINE_ENTRIES] >> 4) == np.array(tags)[:, None]).dot(POWERS).tolist()
+    return found
+
+
+def list_load(t: Tables, hashes: list[int], sym: list[Entries], weight: list[Entries]) -> int:
+    """Appends the lists of the hashes. Returns a bit for each context that is present.
+
+    A list is the run of entries that begins with the first of its tag; absent entries have weight 0.
+    """
+    lines = t.lines[[(h >> 32) * len(t.lines) >> 32 for h in hashes]]
+    data, present = lines.tobytes(), 0
+    for i, m in enumerate(line_match(lines, [h >> 20 & 0xFFF for h in hashes])):
+        if m:
+            present |= 1 << i
+            first = (m & -m).bit_length() - 1
+            run = m >> first
+            count = min((run + 1 & ~run).bit_length() - 1, LIST_LEN)
+            code, at = i * LINE_BYTES + 2 * first, i * LINE_BYTES + 2 * LINE_ENTRIES + first
+            sym.append(data[at : at + count].ljust(LIST_LEN, b"\0"))
+            weight.append(data[code : code + 2 * count : 2].translate(WEIGHTS).ljust(LIST_LEN, b"\0"))
+        else:
+            sym.append(EMPTY)
+            weight.append(EMPTY)
+    return present
+
+
+def split(s: Scratch, k: int) -> None:
+    """Splits the mass of every list by the next bit."""
+    np.bitwise_and(s.weight, s.masks[7 - k], out=s.ones)
+    np.add.reduce(s.ones, axis=0, out=s.one)
+    np.subtract(s.total, s.one, out=s.zero)
+
+
+def narrow(s: Scratch, bit: int) -> None:
+    """Keeps the entries whose next bit was `bit`."""
+    if bit:
+        s.weight, s.ones = s.ones, s.weight
+    else:
+        s.weight -= s.ones
+    np.copyto(s.total, s.one if bit else s.zero)
+
+
+def dot(s: Scratch) -> list[int]:
+    """Per set: sum over lane pairs of (in * w + in * w) >> 6. A pair wraps at 32 bits."""
+    np.multiply(s.used, s.inputs, out=s.products)
+    np.add(s.even, s.odd, out=s.pairs)
+    np.right_shift(s.pairs, DOT_SHIFT, out=s.pairs)
+    sums: list[int] = s.pairs.dot(s.each_pair).tolist()
+    return sums
+
+
+def learn(s: Scratch, errors: list[int]) -> None:
+    """w += round(in * e / 32768), saturating to int16; |e| < 32768, so a product fits 32 bits."""
+    step = np.multiply(s.inputs, np.array(errors, np.int32)[:, None], out=s.products)
+    np.add(step, HALF, out=step)
+    np.right_shift(step, LEARN_SHIFT, out=step)
+    np.add(step, s.used, out=step)
+    np.minimum(step, MOST, out=step)
+    np.maximum(step, LEAST, out=step)
+    s.weights[s.rows] = step
+
+
 def local_update(s: Scratch, c: int) -> None:
-    for key, tag in zip(s.slot_keys, s.slot_tags, strict=True):
+    """A symbol's count grows by one, those over 2 of the others halve (upward); a new symbol replaces the rarest."""
+    for key, tag in s.slots:
         slot = s.local.get(key)
         if slot is None or slot.tag != tag:
             s.local[key] = LocalSlot(tag, c)
@@ -500,184 +516,81 @@ def local_update(s: Scratch, c: int) -> None:
 
 
 def end_byte(s: Scratch, c: int) -> None:
+    context_update(s.context, c)
     local_update(s, c)
     s.buf.append(c)
-    if s.match_len:
-        if s.match_byte == c:
-            s.match_len += 1
-            s.match_at += 1
-        else:
-            s.match_len = 0
+    s.match_len = s.match_len + 1 if s.match_len and s.match_byte == c else 0
+    s.match_at += 1
     for p in s.primers:
-        if p.length:
-            if p.byte == c:
-                p.length += 1
-                p.pos += 1
-            else:
-                p.length = 0
-    context_update(s.context, c)
-
-
-def zero_update(s: Scratch, literal: int) -> None:
-    s.p_zero = min(max(s.p_zero + ((65535 if literal else 0) - s.p_zero >> 4), 64), 65472)
-
-
-# -- kernel_loop.h: the predictor and coder ----------------------------------------------------------------------------
-
-
-def _cell_table() -> I64:
-    """By mass on 1 * 256 + mass on 0: the cell; 1 << 16 when 1 has more, 1 << 24 when 0 has."""
-    mass = np.arange(256)
-    bucket = np.searchsorted(STEPS, mass, side="right")
-    one, zero = mass[:, None], mass[None, :]
-    table = bucket[:, None] << 4 | bucket[None, :] | (one > zero) << 16 | (zero > one) << 24
-    return table.astype(np.int64).ravel()
-
-
-CELLS: Final = _cell_table()
-RUN: Final = np.arange(LIST_LEN)
-LOCAL_FIRST: Final = np.arange(N_LOCAL) * LOCAL_SLOTS
-SHIFT_TAG, MASK_TAG = np.uint64(20), np.uint64(0xFFF)
-FULL: Final = np.array(255)
-BYTE: Final = np.array(256)
-HALF: Final = np.array(16384, np.int32)
-LEARN_SHIFT: Final = np.array(15, np.int32)
-DOT_SHIFT: Final = np.array(6, np.int32)
-MOST: Final = np.array(32767, np.int32)
-LEAST: Final = np.array(-32768, np.int32)
-
-
-def line_match(line: U8, tag: npt.NDArray[np.uint16]) -> Bits:
-    """Which of each line's entries have its tag; LIST_LEN more that never do."""
-    found = np.zeros((len(line), LINE_ENTRIES + LIST_LEN), np.bool_)
-    np.equal(line.view("<u2")[:, :LINE_ENTRIES] >> 4, tag[:, None], out=found[:, :LINE_ENTRIES])
-    return found
-
-
-def list_load(t: Tables, h: U64) -> tuple[U8, U8, int]:
-    """The lists of hashes h: symbols and weights as [entry][list], and a bit per context that is present.
-
-    A list is the run of entries with the tag from the first on, at most LIST_LEN; absent entries have weight 0.
-    """
-    line = t.lines[((h >> U32) * np.uint64(len(t.lines)) >> U32).astype(np.intp)]
-    found = line_match(line, (h >> SHIFT_TAG & MASK_TAG).astype(np.uint16))
-    row = np.arange(len(h))
-    at = RUN[:, None] + found.argmax(axis=1)
-    keep = np.logical_and.accumulate(found[row, at], axis=0)
-    np.minimum(at, LINE_ENTRIES - 1, out=at)
-    weight = WEIGHTS[line[row, 2 * at] & 15] * keep
-    present = le(np.packbits(keep[0], bitorder="little").tobytes())
-    return line[row, 2 * LINE_ENTRIES + at], weight, present
-
-
-def split(s: Scratch, k: int) -> None:
-    """Splits the mass of every list by the next bit: mass on 1, mass on 0."""
-    one, zero = s.mass
-    np.bitwise_and(s.weight, s.masks[7 - k], out=s.ones)
-    np.add.reduce(s.ones, axis=0, out=one)
-    np.subtract(s.total, one, out=zero)
-
-
-def narrow(s: Scratch, bit: int) -> None:
-    """Keeps the entries whose next bit was `bit`."""
-    if bit:
-        s.weight, s.ones = s.ones, s.weight
-    else:
-        s.weight -= s.ones
-    s.total[:] = s.mass[1 - bit]
-
-
-def dot(s: Scratch) -> list[int]:
-    """Per set: sum over lane pairs of (in * w + in * w) >> 6; a pair wraps at 32 bits."""
-    np.multiply(s.wide, s.inputs, out=s.products)
-    np.add(s.products[:, 0::2], s.products[:, 1::2], out=s.pairs)
-    np.right_shift(s.pairs, DOT_SHIFT, out=s.pairs)
-    sums: list[int] = np.add.reduce(s.pairs, axis=1).tolist()
-    return sums
-
-
-def learn(s: Scratch, errors: list[int]) -> None:
-    """w += round(in * e / 32768), saturating to int16; |e| < 32768, so a product fits 32 bits."""
-    step = np.multiply(s.inputs, np.array(errors, np.int32)[:, None], out=s.products)
-    step += HALF
-    step >>= LEARN_SHIFT
-    step += s.wide
-    np.minimum(step, MOST, out=step)
-    np.maximum(step, LEAST, out=step)
-    s.weights[s.rows] = step
+        p.length = p.length + 1 if p.length and p.byte == c else 0
+        p.pos += 1
 
 
 def begin_byte(m: Model, s: Scratch) -> None:
     x = s.context
-    h = context_hashes(x)
-    s.hashes = h.tolist()
-    local = h[LOCAL_HASHES]
-    s.slot_keys = ((local >> U52).astype(np.int64) + LOCAL_FIRST).tolist()
-    s.slot_tags = ((local >> U30).astype(np.uint16) | 1).tolist()
-    sym, weight, present = list_load(m.tables[0], h[:N_STATIC])
-    symbols, counts = [], []
-    for i, (key, tag) in enumerate(zip(s.slot_keys, s.slot_tags, strict=True)):
+    s.hashes = h = context_hashes(x)
+    s.slots = [(i * LOCAL_SLOTS + (h[j] >> 52), h[j] >> 30 & 0xFFFF | 1) for i, j in enumerate(LOCAL_HASHES)]
+    sym: list[Entries] = []
+    weight: list[Entries] = []
+    present = list_load(m.tables[0], h[:N_STATIC], sym, weight)
+    for i, (key, tag) in enumerate(s.slots, N_STATIC):
         slot = s.local.get(key)
-        if slot is not None and slot.tag == tag:
-            symbols.append(slot.sym)
-            counts.append(slot.count)
-            present |= 1 << LANE_LOCAL + i
-        else:
-            symbols.append(EMPTY)
-            counts.append(EMPTY)
-    syms = [sym, np.frombuffer(b"".join(symbols), np.uint8).reshape(N_LOCAL, LIST_LEN).T]
-    weights = [weight, np.frombuffer(b"".join(counts), np.uint8).reshape(N_LOCAL, LIST_LEN).T]
-    if len(m.tables) > 1:
-        sym, weight, _ = list_load(m.tables[1], h[PACK_HASHES])
-        syms.append(sym)
-        weights.append(weight)
-    np.concatenate(weights, axis=1, out=s.weight)
+        known = slot is not None and slot.tag == tag
+        present |= known << i
+        sym.append(slot.sym if slot and known else EMPTY)
+        weight.append(slot.count if slot and known else EMPTY)
+    in_pack = 0
+    for t in m.tables[1:]:
+        in_pack = list_load(t, [h[j] for j in PACK_HASHES], sym, weight)
+    s.weight[:] = np.frombuffer(b"".join(weight), np.uint8).reshape(-1, LIST_LEN).T
     np.add.reduce(s.weight, axis=0, out=s.total)
-    bits = np.unpackbits(np.concatenate(syms, axis=1)[None], axis=0)
-    np.negative(bits, out=s.masks, dtype=np.int64)
+    bits = np.unpackbits(np.frombuffer(b"".join(sym), np.uint8)).reshape(-1, LIST_LEN, 8)
+    np.negative(bits.T, out=s.masks, dtype=np.int64)
     match_find(m, s)
-    t = x.hist
-    s.o1_at = (t & 0xFF) << 8
-    s.o2_at = m.o2_row[t & 0xFFFF] << 8
+    last = x.hist & 0xFFFF
+    s.o1_at, s.o2_at = (last & 0xFF) << 8, m.o2_row[last] << 8
     s.state = context_state(x)
     top = 5 if present & 16 else 4 if present & 8 else 3 if present & 4 else 2 if present & 2 else present & 1
-    longest = max(p.length for p in s.primers)
-    s.set0 = (top * 4 + length_class(s.match_len)) * 4 + length_class(longest)
+    s.set0 = (top * 4 + length_class(s.match_len)) * 4 + length_class(max([p.length for p in s.primers]))
     words = 3 if present & 128 else 2 if present & 64 else 1 if present & 32 else 0
-    own = present >> LANE_LOCAL
-    locals_ = 3 if own & 16 else 2 if own & 8 else 1 if own & 4 else 0
-    s.set3 = ((words * 4 + locals_) * 8 + s.state) * 8
+    own = present >> N_STATIC
+    own = 3 if own & 16 else 2 if own & 8 else 1 if own & 4 else 0
+    if len(m.tables) > 1:  # the pack's order 6 or structure, order 4, order 3, or none of them
+        own = 3 if in_pack & 0x48 else 2 if in_pack & 4 else 1 if in_pack & 2 else 0
+    s.set3 = ((words * 4 + own) * 8 + s.state) * 8
+
+
+def expected(table: Expected, length: int, byte: int, c0: int, k: int) -> int:
+    """The logit of a match of this length that expects `byte`; 0 where there is none, or it is refuted already."""
+    if not length or (byte | 256) >> k + 1 != c0:
+        return 0
+    return table[byte >> k & 1][min(length, 31) * 8 + 7 - k]
 
 
 def predict(m: Model, s: Scratch, c0: int, k: int) -> int:
     """Probability of a one in 1..65535 of 65536 for bit k (7 first) after node c0 (1..255)."""
     split(s, k)
-    x = s.inputs
     one, zero = np.minimum(s.mass, FULL)
-    one *= BYTE
-    one += zero
+    np.multiply(one, BYTE, out=one)
+    np.add(one, zero, out=one)
     CELLS.take(one, out=s.cells, mode="clip")
-    counts = int(np.add.reduce(s.cells[:N_BASE_LISTS]))
+    counts = int(s.base_cells.dot(EACH))
     n1, n0 = min(counts >> 16 & 0xFF, 15), min(counts >> 24, 15)
-    s.cells &= 0xFF
-    s.cells += s.first_cell[7 - k]
-    logits = m.sm[s.cells]
-    x[:N_BASE_LISTS] = logits[:N_BASE_LISTS]
-    if m.lists > N_BASE_LISTS:
-        x[LANE_PACK : LANE_PACK + N_PACK] = logits[N_BASE_LISTS:]
+    np.bitwise_and(s.cells, LOW_BYTE, out=s.cells)
+    np.add(s.cells, s.first_cell[7 - k], out=s.cells)
+    m.sm.take(s.base_cells, out=s.base_inputs, mode="clip")
+    x = s.lane
     x[LANE_O1] = m.o1[s.o1_at + c0]
     x[LANE_O2] = m.o2[s.o2_at + c0] * 16
+    x[LANE_MATCH] = found = expected(m.match_sm, s.match_len, s.match_byte, c0, k)
+    x[LANE_MATCH + 1] = found if s.match_len >= 16 else 0
+    p = s.primers[0]
+    x[LANE_PRIMER] = expected(m.primer_sm[0], p.length, p.byte, c0, k)
     x[LANE_STATE] = m.state_sm[s.state << 8 | c0]
-    v = 0
-    if s.match_len and (s.match_byte | 256) >> k + 1 == c0:
-        v = m.match_sm[s.match_byte >> k & 1][min(s.match_len, 31) * 8 + 7 - k]
-    x[LANE_MATCH] = v
-    x[LANE_MATCH + 1] = v if s.match_len >= 16 else 0
-    for lane, p, table in zip((LANE_PRIMER, LANE_PACK_PRIMER), s.primers, m.primer_sm, strict=False):
-        v = 0
-        if p.length and (p.byte | 256) >> k + 1 == c0:
-            v = table[p.byte >> k & 1][min(p.length, 31) * 8 + 7 - k]
-        x[lane] = v
+    if m.lists > N_BASE_LISTS:
+        m.sm.take(s.pack_cells, out=s.pack_inputs, mode="clip")
+        p = s.primers[1]
+        x[LANE_PACK_PRIMER] = expected(m.primer_sm[1], p.length, p.byte, c0, k)
     group = 0 if k == 7 else 1 if k >= 4 else 2
     s.rows = [
         SET_BASE[0] + s.set0 * 3 + group,
@@ -686,10 +599,9 @@ def predict(m: Model, s: Scratch, c0: int, k: int) -> int:
         SET_BASE[3] + s.set3 + 7 - k,
         SET_BASE[4] + (n1 * 16 + n0) * 3 + group,
     ]
-    s.weights.take(s.rows, axis=0, out=s.wide, mode="clip")
-    s.dots = [2047 if d > 2047 else -2047 if d < -2047 else d for d in [d >> 8 for d in dot(s)]]
-    fw = s.final_weights
-    at = c0 * 8
+    s.weights.take(s.rows, axis=0, out=s.used, mode="clip")
+    s.dots = [-2047 if d < -2047 * 256 else d >> 8 if d < 2048 * 256 else 2047 for d in dot(s)]
+    fw, at = s.final_weights, c0 * 8
     total = sum([d * fw[at + j] for j, d in enumerate(s.dots)]) >> 14
     s.p = m.squash[min(max(total, -2047), 2047) + 2048]
     return s.p
@@ -698,10 +610,14 @@ def predict(m: Model, s: Scratch, c0: int, k: int) -> int:
 def update(m: Model, s: Scratch, c0: int, bit: int) -> None:
     goal = 65535 if bit else 0
     squash, rates, fw = m.squash, m.rates, s.final_weights
-    learn(s, [(goal - squash[d + 2048]) * rates[j] >> 8 for j, d in enumerate(s.dots)])
+    errors = [(goal - squash[d + 2048]) * rates[j] >> 8 for j, d in enumerate(s.dots)]
+    if (max(errors) if bit else -min(errors)) * m.most >= 16384:  # else every step rounds to 0
+        learn(s, errors)
     e = (goal - s.p) * rates[7] >> 10
-    for at, d in enumerate(s.dots, c0 * 8):
-        fw[at] = min(max(fw[at] + (d * e + 32768 >> 16), -32768), 32767)
+    if e:
+        for at, d in enumerate(s.dots, c0 * 8):
+            w = fw[at] + (d * e + 32768 >> 16)
+            fw[at] = w if -32768 <= w <= 32767 else 32767 if w > 0 else -32768
     narrow(s, bit)
 
 
@@ -775,8 +691,7 @@ def encoder_flush(e: Encoder) -> None:
 # -- kernel_model.c: model and pack files, checked once so that coding needs no checks ---------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class File:
+class File(NamedTuple):
     data: memoryview
     kind: str
 
@@ -817,18 +732,14 @@ def section(f: File, name: str, size: int, count: int = -1) -> memoryview:
     fail(f, f"section {name} is missing")
 
 
-def items(f: File, name: str, dtype: str, count: int = -1) -> npt.NDArray[np.generic]:
-    """The section's numbers in host order. A view of the file, where the host's order is the file's."""
+def items(f: File, name: str, dtype: str, count: int = -1) -> npt.NDArray[Any]:
+    """The section's numbers, aligned and in host order: a view of the file where it has them so, else a copy."""
     kind = np.dtype(dtype)
-    return np.frombuffer(section(f, name, kind.itemsize, count), kind).astype(kind.newbyteorder("="), copy=False)
+    data = np.frombuffer(section(f, name, kind.itemsize, count), kind)
+    return np.require(data, kind.newbyteorder("="), "A")
 
 
-def lookup(f: File, name: str, dtype: str, count: int = -1) -> memoryview:
-    """The section's numbers, each a Python integer when indexed."""
-    return memoryview(items(f, name, dtype, count))
-
-
-def signed(f: File, name: str) -> tuple[list[int], list[int]]:
+def expectation(f: File, name: str) -> Expected:
     """A match table by the bit that is expected: its logits are for a one. Negation wraps, as int16 does."""
     table = items(f, name, "<i2", MATCH_CELLS).astype(np.int16)
     return np.negative(table).tolist(), table.tolist()
@@ -862,24 +773,23 @@ def model_open(model: Buffer, pack: Buffer | None) -> Model:
     file_check(f, b"NBMM")
     tables = [tables_open(f)]
     sm = [items(f, "lists", "<i2", N_STATIC * SM_CELLS)]
-    primer_sm = [signed(f, "primer_match")]
-    o1 = lookup(f, "order1", "<i2", 65536)
-    o2_row = items(f, "order2_row", "<u2", 65536)
-    o2 = lookup(f, "order2", "i1")
-    state_sm = lookup(f, "state", "<i2", 65536)
+    primer_sm = [expectation(f, "primer_match")]
+    o1, o2_row = items(f, "order1", "<i2", 65536), items(f, "order2_row", "<u2", 65536)
+    o2, state_sm = items(f, "order2", "i1"), items(f, "state", "<i2", 65536)
     sm.append(items(f, "local", "<i2", N_LOCAL * SM_CELLS))
-    match_sm = signed(f, "match")
-    squash = items(f, "squash", "<u2", 4096)
-    if int(o2_row.astype(np.int64).max()) >= len(o2) // 256:
+    match_sm = expectation(f, "match")
+    squash = items(f, "squash", "<u2", 4096).tolist()
+    if max(o2_row.tolist()) >= len(o2) // 256:
         fail(f, "section order2_row points outside order2")
-    if not squash.all():
+    if not all(squash):
         fail(f, "section squash holds a zero")
     prefix = "" if pack is None else "pack_"
-    weights = items(f, f"{prefix}weights", "<i2", TOTAL_ROWS * LANES)
-    final_weights = items(f, f"{prefix}final", "<i2", 256 * 8)
-    rates: list[int] = items(f, f"{prefix}rates", "<i4", 8).tolist()
+    weights = items(f, prefix + "weights", "<i2", TOTAL_ROWS * LANES).reshape(TOTAL_ROWS, LANES)
+    final_weights = items(f, prefix + "final", "<i2", 256 * 8).tolist()
+    rates = items(f, prefix + "rates", "<i4", 8).tolist()
     if not all(0 <= rate <= 127 for rate in rates):
         fail(f, "section rates holds a value outside 0..127")
+    lists, lanes = N_BASE_LISTS, LANES_BASE
     if pack is not None:
         g = File(memoryview(pack).cast("B"), "pack")
         file_check(g, b"NBMP")
@@ -887,24 +797,14 @@ def model_open(model: Buffer, pack: Buffer | None) -> Model:
         if section(g, "model_id", 1, 32) != f.data[16:48]:
             fail(g, "it was made for another model")
         sm.append(items(f, "pack_lists", "<i2", N_PACK * SM_CELLS))
-        primer_sm.append(signed(f, "pack_match"))
-    lanes = LANES_BASE if pack is None else LANES
-    return Model(
-        tables=tuple(tables),
-        sm=np.concatenate(sm).astype(np.int32),
-        primer_sm=tuple(primer_sm),
-        match_sm=match_sm,
-        o1=o1,
-        o2_row=memoryview(o2_row),
-        o2=o2,
-        state_sm=state_sm,
-        weights=weights.reshape(TOTAL_ROWS, LANES)[:, :lanes].astype(np.int32, order="C"),
-        final_weights=final_weights.tolist(),
-        squash=squash.tolist(),
-        rates=rates,
-        lists=N_BASE_LISTS if pack is None else N_LISTS,
-        lanes=lanes,
-    )
+        primer_sm.append(expectation(f, "pack_match"))
+        lists, lanes = N_LISTS, LANES
+    logits = np.concatenate(sm).astype(np.int32)
+    seen = [logits, o1, state_sm, *match_sm, *(side for pair in primer_sm for side in pair)]
+    most = max(16 * 128, *(int(np.abs(np.asarray(table, np.int32)).max()) for table in seen))
+    wide = weights[:, :lanes].astype(np.int32, order="C")
+    rows = o1.data, o2_row.data, o2.data, state_sm.data
+    return Model(tables, logits, primer_sm, match_sm, *rows, wide, final_weights, squash, rates, lists, lanes, most)
 
 
 # -- _kernelmodule.c ---------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ _KEYS: Final = frozenset({str})
 _PATH_STEPS: Final = 8  # steps kept at either end of a long path in a message
 _KEY_CHARS: Final = 40  # characters of a key kept in a message
 _INT_CHUNK: Final = 512  # digits; at most 640, the lowest limit sys.set_int_max_str_digits() accepts
+_FAST_DIGITS: Final = 10_000  # up to here the interpreter's quadratic conversions are fast enough
 _DECIMAL_CHUNK: Final = 2048  # bits; below this Decimal(int) is faster than splitting
 
 
@@ -136,7 +137,7 @@ def parse_json(text: str) -> Any:
     """The value of a JSON text of any depth, with integers of up to MAX_INT_DIGITS digits. Raises CorruptRecord."""
     try:
         try:
-            capped = len(text) <= MAX_INT_DIGITS or _interpreter_caps_integers()
+            capped = len(text) <= _FAST_DIGITS or _interpreter_caps_integers(_FAST_DIGITS)
             value, end = (_SCAN if capped else _SCAN_LONG)(text, 0)
         except json.JSONDecodeError:
             raise
@@ -259,17 +260,18 @@ def _key_step(key: str) -> str:
 # -- integers beyond sys.get_int_max_str_digits() ----------------------------------------------------------------------
 
 
-def _interpreter_caps_integers() -> bool:
-    """Whether the interpreter itself refuses, in its fast paths, every integer that is refused here."""
-    return 0 < sys.get_int_max_str_digits() <= MAX_INT_DIGITS
+def _interpreter_caps_integers(digits: int = MAX_INT_DIGITS) -> bool:
+    """Whether the interpreter itself refuses, in its fast paths, every integer of more than `digits` digits."""
+    return 0 < sys.get_int_max_str_digits() <= digits
 
 
 def _int_text(number: int) -> str:
     """Decimal digits in subquadratic time; of a number far too long, only that it has over MAX_INT_DIGITS of them."""
-    try:
-        return int.__repr__(number)
-    except ValueError:  # longer than the interpreter's limit
-        pass
+    if number.bit_length() <= _FAST_DIGITS * 3:  # fewer digits than that
+        try:
+            return int.__repr__(number)
+        except ValueError:  # longer than the interpreter's limit
+            pass
     if number.bit_length() > MAX_INT_DIGITS * 3.3220:  # log2(10) = 3.32193: surely more digits than allowed
         return "0" * (MAX_INT_DIGITS + 2)
     with decimal.localcontext() as context:

@@ -33,7 +33,7 @@ PASSES: Final = ((0.01, 0.002), (0.003, 0.0005), (0.001, 0.0002), (0.0005, 0.000
 ROUNDS: Final = 6  # times a pass is cut so that the threads' weights are averaged
 FEW: Final = (60, 250, 1000, 100_000)  # records that the packs are learned from while fitting for packs
 EVALUATED: Final = 150_000  # bytes of one source that the packs' mixer is fitted on
-STRANGE: Final = 0.15  # of them from other sources, so that a pack does no harm to what it does not know
+STRANGE: Final = 0.3  # of them from other sources, so that a pack does no harm to what it does not know
 
 
 def logits(counts: NDArray[np.uint32], prior: float = 0.4) -> NDArray[np.int16]:

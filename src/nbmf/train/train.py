@@ -9,13 +9,13 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-import nbmf
 from nbmf.codec import kernel
 from nbmf.codec.counting import (
     COST_UNIT,
@@ -99,7 +99,7 @@ def run(
         "pairs_without_room": kept["dropped"],
         "bits_per_byte_while_fitting": kept["course"],
         "bits_per_byte_while_fitting_packs": packs["course"],
-        "nbmf": nbmf.__version__,
+        "nbmf": version("nbmf"),
     }
     file = model_file(sections, json.dumps(card, indent=1, ensure_ascii=False).encode())
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
