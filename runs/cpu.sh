@@ -7,9 +7,9 @@ mkdir -p "$out"
 train=("$data"/train*.jsonl*)
 options=()
 for file in "${train[@]}"; do options+=(--data "$file"); done
-nbmf train "${options[@]}" --out "$out/$size.nbm" --size "$size" --resume
+nbmf train "${options[@]}" --out "$out/$size.nbm" --size "$size"
 for set in test dev; do
     for file in "$data/$set".jsonl*; do
-        [ -e "$file" ] && nbmf bench "$file" --model "$out/$size.nbm" --limit 2000 --out "$out/$size-$set.json"
+        [ -e "$file" ] && nbmf bench "$file" --model "$out/$size.nbm" --limit 2000 --no-peers --out "$out/$size-$set.json"
     done
 done

@@ -6,7 +6,7 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 model=${1:-$root/src/nbmf/models/base.nbm}
 streams=${3:-$root/tests/golden/streams.txt}
-pack=${2:-$root/tests/golden/pack.nbp}
+pack=${2:-$root/tests/golden/golden.nbp}
 [ -e "$pack" ] || pack=-
 codec=$root/src/nbmf/codec
 build=$(mktemp -d)

@@ -80,7 +80,7 @@ export NBMF_HUGE_PAGES=0 ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1
 [ "$target" = model ] || NBMF_FUZZ_SEEDS="$folder/corpus-decode" "$folder/fuzz_decode" <"$folder/lines.txt"
 
 status=0
-"$folder/fuzz_$target" -runs="$runs" -max_len="$max_len" -timeout=10 -rss_limit_mb=2048 -reload=0 -print_final_stats=1 \
+"$folder/fuzz_$target" -runs="$runs" -max_len="$max_len" -timeout=10 -rss_limit_mb=2048 -reload=0 -reduce_inputs=0 -print_final_stats=1 \
     -artifact_prefix="$folder/findings-$target/" "$folder/corpus-$target" >"$folder/log-$target" 2>&1 || status=$?
 done=$(sed -n 's/^stat::number_of_executed_units: *//p' "$folder/log-$target")
 echo "fuzz_$target: ${done:-?} executions, findings: $(find "$folder/findings-$target" -type f | wc -l), status $status, log $folder/log-$target"

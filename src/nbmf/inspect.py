@@ -67,6 +67,8 @@ def sources(blob: format.Blob, model: str, domain: str | None) -> tuple[Model, P
         own = given.id if given else load_model(model).id
         if own[: format.ID_SIZE] != blob.id:
             return lookup(blob.id)
+    if blob.method == format.PLAIN:
+        return load_model(model), None
     pack = load_pack(domain) if domain else None
     return load_model(model), pack
 
@@ -86,7 +88,7 @@ def examine(data: bytes, bare: bool = False, model: str = "base", domain: str | 
     head = raw[:SHOWN]
     bits = costs(found, pack, head, blob.value_type, blob.profile)
     whole = len(head) == len(raw)
-    neural = blob.method == format.NEURAL
+    neural = blob.method >= format.NEURAL
     return Inspection(
         size=len(data),
         method=format.METHODS[blob.method],
@@ -204,6 +206,6 @@ def render(found: Inspection, out: Console) -> None:
     if found.raw_bytes > len(found.raw):
         out.print(Text(f"… and {found.raw_bytes - len(found.raw):,} bytes more", style="dim"))
     out.print()
-    if found.method != format.METHODS[format.NEURAL]:
+    if found.method not in format.METHODS[format.NEURAL :]:
         out.print(Text(f"The value is {found.method}: this is what the model would have spent.", style="dim"))
     out.print(scale(colours))

@@ -46,7 +46,7 @@ def test_every_header_byte(header: int) -> None:
     """Reserved bits are refused, whatever follows."""
     method, neural_only, future = header & 3, header & 0x50, header & 0x80
     bare = not header & 0x20
-    valid = not future and method != 3 and (method == NEURAL or not neural_only)
+    valid = not future and (method != 3 or bare) and (method >= NEURAL or not neural_only)
     blob = bytes([header]) + bytes(20)
     if valid:
         found = format.parse(blob, bare=bare)

@@ -132,6 +132,8 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "mild pack": lambda: pair(*MILD),
     "wild": lambda: pair(WILD[0]),
     "wild pack": lambda: pair(*WILD),
+    # Every zero costs 16 bits, so a stream above the range wraps the code within a byte.
+    "costly": lambda: pair(poked(WILD[0], "squash", b"\xff" * 8192)),
     "extreme pack": lambda: pair(extremes(WILD[0]), WILD[1]),
 }
 
@@ -243,6 +245,7 @@ def test_garbage_under_every_model(both: Pair) -> None:
     for n in (0, 1, 3, 4, 7, 30):
         check_decode(both, rng.randbytes(n), n % 4, 70)
         check_decode(both, b"\xff" * n, n % 4, 40)
+        check_decode(both, b"\xff" * 4 + rng.randbytes(n), n % 4, 40)
 
 
 def test_many(base: Pair) -> None:

@@ -252,6 +252,7 @@ static void *view_open(Views *s, PyObject *o, int writable) {
 }
 static void views_close(Views *s) { for (int i = 0; i < s->n; i++) PyBuffer_Release(&s->v[i]); }
 static int records_open(Views *s, Records *r, PyObject *data, PyObject *offset, PyObject *type) {
+    if (!nbmf_train_supported()) { PyErr_SetString(PyExc_RuntimeError, "learning needs a processor with AVX2"); return -1; }
     r->data = view_open(s, data, 0); r->offset = view_open(s, offset, 0); r->type = view_open(s, type, 0);
     if (PyErr_Occurred()) return -1;
     int64_t n = (int64_t)s->v[1].len / 8 - 1;

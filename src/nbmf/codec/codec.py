@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from nbmf.codec import format, kernel
-from nbmf.codec.format import NEURAL, STORED, ZSTD
+from nbmf.codec.format import NEURAL, PLAIN, STORED, ZSTD
 from nbmf.codec.model import Model, Pack, load_model, load_pack, lookup
 from nbmf.codec.values import from_raw, to_raw
-from nbmf.errors import CorruptRecord, OutputLimit, PolicyError, StreamError, StreamLimit, UnknownModel
+from nbmf.errors import CorruptRecord, NbmfError, OutputLimit, PolicyError, StreamError, StreamLimit, UnknownModel
 
 DEFAULT_MAX_OUT: Final = 64 << 20  # bytes
 _THREADS: Final = min(os.cpu_count() or 1, 16)
@@ -20,6 +21,18 @@ _THREADS: Final = min(os.cpu_count() or 1, 16)
 @functools.lru_cache(maxsize=16)
 def _coder(model: Model, pack: Pack | None) -> kernel.Coder:
     return kernel.load(memoryview(model.buffer), memoryview(pack.buffer) if pack else None)
+
+
+def _strange(pack: Pack) -> float:
+    """Payload bytes per raw byte over which a record is taken for one unlike those the pack was learned from.
+
+    Between what those cost with the pack and without it. A pack that does not tell is tried against nothing.
+    """
+    card = pack.card
+    bits = [card.get(f"bits_per_byte_{name}") for name in ("with", "without")]
+    if not all(isinstance(x, float) and x > 0 for x in bits):
+        return 0.0
+    return math.sqrt(bits[0] * bits[1]) / 8  # type: ignore[operator]
 
 
 class Codec:
@@ -44,6 +57,7 @@ class Codec:
         self.max_out = max_out
         self._id4 = (self.pack or self.model).id[: format.ID_SIZE]
         self._coder = _coder(self.model, self.pack)
+        self._strange = _strange(self.pack) if self.pack else 0.0
 
     @property
     def id(self) -> str:
@@ -110,15 +124,27 @@ class Codec:
         extra = 0 if bare else format.ID_SIZE
         segmented = len(payloads) > 1
         method, payload, size = STORED, raw, len(raw)
+        id = self._id4
         if payloads:
-            neural = format.join_segments(payloads) if segmented else payloads[0]
+            neural, best = payloads[0], NEURAL
+            if segmented:
+                neural = format.join_segments(payloads)
+            elif self.pack and len(neural) > self._strange * len(raw):
+                # The pack may do harm to a record unlike its own: such a one is coded without it where that is smaller.
+                alone = _coder(self.model, None).encode(raw, value_type, self.profile)
+                if len(alone) < len(neural):
+                    neural = alone
+                    if bare:
+                        best = PLAIN
+                    else:
+                        id = self.model.id[: format.ID_SIZE]
             if len(neural) + extra < size:
-                method, payload, size = NEURAL, neural, len(neural) + extra
-            if size > format.zstd_floor(raw) or (method == NEURAL and size == format.zstd_floor(raw)):
+                method, payload, size = best, neural, len(neural) + extra
+            if size > format.zstd_floor(raw) or (method >= NEURAL and size == format.zstd_floor(raw)):
                 frame = format.zstd_compress(raw)
-                if len(frame) < size or (method == NEURAL and len(frame) == size):
+                if len(frame) < size or (method >= NEURAL and len(frame) == size):
                     method, payload = ZSTD, frame
-        neural_won = method == NEURAL
+        neural_won = method >= NEURAL
         return format.build(
             method,
             value_type,
@@ -127,7 +153,7 @@ class Codec:
             bare=bare,
             profile=self.profile if neural_won else format.FAST,
             segmented=segmented and neural_won,
-            id=self._id4 if neural_won else b"",
+            id=id if neural_won else b"",
         )
 
     def _verify(self, value_type: int, raw: bytes, blob: bytes, bare: bool) -> None:
@@ -147,7 +173,11 @@ class Codec:
 
     def decode_many(self, blobs: Iterable[bytes], bare: bool = False) -> list[Any]:
         """The values of many blobs, on all cores. Raises as `decode`, for the first blob at fault."""
-        return [from_raw(value_type, raw) for value_type, raw in self._raw_many(list(blobs), bare)]
+        blobs = list(blobs)
+        try:
+            return [from_raw(value_type, raw) for value_type, raw in self._raw_many(blobs, bare)]
+        except NbmfError:  # of any of them: the first in order is found one by one
+            return [self.decode(blob, bare) for blob in blobs]
 
     def _raw_many(self, blobs: list[bytes], bare: bool) -> list[tuple[int, bytes]]:
         parsed = [format.parse(blob, bare=bare) for blob in blobs]
@@ -175,13 +205,13 @@ class Codec:
         return blob.method == NEURAL and blob.profile == self.profile and blob.id in (b"", self._id4)
 
     def _codec_for(self, blob: format.Blob) -> Codec:
-        if blob.method != NEURAL or blob.id in (b"", self._id4):
+        if blob.method != NEURAL or blob.id in (b"", self._id4, self.model.id[: format.ID_SIZE]):
             return self
         return _codec_by_id(blob.id, self.max_out)
 
     def _raw(self, blob: format.Blob) -> bytes:
         """The raw bytes of a blob of this codec's model, check verified."""
-        if blob.method != NEURAL:
+        if blob.method < NEURAL:
             return _plain(blob, self.max_out)
         if blob.profile != self.profile:
             raise UnknownModel(self.id[:8], f"model {self.id[:8]} has no {format.PROFILES[blob.profile]} profile")
@@ -190,17 +220,19 @@ class Codec:
         return raw
 
     def _neural(self, blob: format.Blob) -> bytes:
+        alone = blob.method == PLAIN or (self.pack and blob.id == self.model.id[: format.ID_SIZE])
+        coder = _coder(self.model, None) if alone else self._coder
         most = min(self.max_out, format.SEGMENT_SIZE)
         try:
             if not blob.segmented:
-                return self._coder.decode(blob.payload, blob.value_type, blob.profile, most)
+                return coder.decode(blob.payload, blob.value_type, blob.profile, most)
             payloads = format.split_segments(blob.payload, self.max_out)
             # A few segments at a time, so that a hostile blob is refused before much memory is spent on it.
             segments: list[bytes] = []
             for at in range(0, len(payloads), _THREADS):
                 batch = payloads[at : at + _THREADS]
                 types = bytes([blob.value_type]) * len(batch)
-                segments += self._coder.decode_many(batch, types, blob.profile, _THREADS, format.SEGMENT_SIZE)
+                segments += coder.decode_many(batch, types, blob.profile, _THREADS, format.SEGMENT_SIZE)
             raw = format.join_raw(segments)
         except StreamLimit:
             if most < format.SEGMENT_SIZE:
@@ -244,7 +276,8 @@ def decode(blob: bytes | Mapping[str, Any] | str, max_out: int = DEFAULT_MAX_OUT
 
     Raises FormatError, CorruptRecord, UnknownModel, OutputLimit, all NbmfError.
     """
-    if isinstance(blob, (str, Mapping)) or bytes(blob[:1]) == b"{":  # no blob begins so: its method would be 3
+    # No blob begins with a brace: its method would be 3.
+    if isinstance(blob, (str, Mapping)) or (isinstance(blob, (bytes, bytearray)) and blob[:1] == b"{"):
         from nbmf.codec import dropin, stub
 
         return dropin.decode(blob if isinstance(blob, Mapping) else stub.parse_text(blob), max_out)

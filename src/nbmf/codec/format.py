@@ -5,7 +5,7 @@
 
 | header bits | meaning                                                                                  |
 |-------------|------------------------------------------------------------------------------------------|
-| 0-1         | method: 0 stored, 1 zstd, 2 neural, 3 reserved                                           |
+| 0-1         | method: 0 stored, 1 zstd, 2 neural, 3 neural without the container's pack (bare only)    |
 | 2-3         | value type: 0 text, 1 JSON, 2 bytes, 3 vector                                            |
 | 4           | profile: 0 fast, 1 dense; 0 unless neural                                                |
 | 5           | self-describing                                                                          |
@@ -28,7 +28,8 @@ from nbmf.errors import CorruptRecord, FormatError, OutputLimit
 STORED: Final = 0
 ZSTD: Final = 1
 NEURAL: Final = 2
-METHODS: Final = ("stored", "zstd", "neural")  # the name of each method, by its number
+PLAIN: Final = 3  # neural by the model alone, in a bare blob of a codec that has a pack
+METHODS: Final = ("stored", "zstd", "neural", "neural without the pack")  # the name of each method, by its number
 
 FAST: Final = 0
 DENSE: Final = 1
@@ -112,11 +113,11 @@ def parse(blob: bytes, *, bare: bool) -> Blob:
     method = header & 3
     if header & _FUTURE:
         raise FormatError(f"header byte {header:#04x}: a blob of a later version")
-    if method > NEURAL:
+    if method == PLAIN and header & _SELF_DESCRIBING:
         raise FormatError(f"header byte {header:#04x}: reserved method 3")
     profile = header >> 4 & 1
     segmented = bool(header & _SEGMENTED)
-    if method != NEURAL and (profile or segmented):
+    if method < NEURAL and (profile or segmented):
         raise FormatError(f"header byte {header:#04x}: profile and segments belong to the neural method only")
     if bool(header & _SELF_DESCRIBING) == bare:
         raise FormatError("the blob is self-describing, not bare" if bare else "the blob is bare, not self-describing")

@@ -1,8 +1,4 @@
 #include "kernel_state.h"
-#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__)
-#define HAVE_X86 1
-#include <immintrin.h>
-#endif
 
 #define LEVEL 0
 #define NAME(x) x##_plain
@@ -10,22 +6,20 @@
 #undef LEVEL
 #undef NAME
 #ifdef HAVE_X86
-#pragma GCC push_options
-#pragma GCC target("avx2,bmi,bmi2,lzcnt,popcnt")
+TARGET_BEGIN("avx2,bmi,bmi2,lzcnt,popcnt")
 #define LEVEL 1
 #define NAME(x) x##_avx2
 #include "kernel_loop.h"
 #undef LEVEL
 #undef NAME
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi,bmi2,lzcnt,popcnt")
+TARGET_END
+TARGET_BEGIN("avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi,bmi2,lzcnt,popcnt")
 #define LEVEL 2
 #define NAME(x) x##_avx512
 #include "kernel_loop.h"
 #undef LEVEL
 #undef NAME
-#pragma GCC pop_options
+TARGET_END
 #endif
 
 Scratch *nbmf_scratch_new(void) {

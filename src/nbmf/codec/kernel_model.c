@@ -81,10 +81,10 @@ static int huge_pages(const File *f, const uint8_t **lines, size_t n) {
 
 static int tables_open(const File *f, Tables *t) {
     long n;
-    if (!(t->lines = section(f, "lines", LINE_BYTES, -1, &n))) return -1;
-    if (n < 1 || n > 1 << 24) return fail(f, "section lines has a wrong size");
-    t->n_lines = (uint32_t)n;
-    if (huge_pages(f, &t->lines, (size_t)n * LINE_BYTES) < 0) return fail(f, "out of memory");
+    if (!(t->lines = section(f, "lines", 1, -1, &n))) return -1;      /* as bytes: a line has no byte order and needs no alignment */
+    if (n < LINE_BYTES || n % LINE_BYTES || n / LINE_BYTES > 1 << 24) return fail(f, "section lines has a wrong size");
+    t->n_lines = (uint32_t)(n / LINE_BYTES);
+    if (huge_pages(f, &t->lines, (size_t)n) < 0) return fail(f, "out of memory");
     if (!(t->primer = section(f, "primer", 1, -1, &n))) return -1;
     if (n > 1 << 24) return fail(f, "section primer has a wrong size");
     t->primer_len = (uint32_t)n;

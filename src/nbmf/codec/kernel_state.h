@@ -4,6 +4,19 @@
 #include "kernel_context.h"
 #include <stdlib.h>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAVE_X86 1
+#include <immintrin.h>
+#define PRAGMA(x) _Pragma(#x)
+#ifdef __clang__                  /* it knows no target pragma, but gives functions attributes */
+#define TARGET_BEGIN(features) PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define TARGET_END PRAGMA(clang attribute pop)
+#else
+#define TARGET_BEGIN(features) PRAGMA(GCC push_options) PRAGMA(GCC target(features))
+#define TARGET_END PRAGMA(GCC pop_options)
+#endif
+#endif
+
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define LITTLE_ENDIAN_HOST (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
 #define MATCH_MIN 4

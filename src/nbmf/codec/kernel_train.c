@@ -1,10 +1,17 @@
 #include "kernel_state.h"
 #include "kernel_train.h"
 #include <math.h>
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,bmi,bmi2,lzcnt,popcnt")
+
+int nbmf_train_supported(void) {
+#ifdef HAVE_X86
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+#else
+    return 1;
+#endif
+}
+
+#ifdef HAVE_X86
+TARGET_BEGIN("avx2,fma,bmi,bmi2,lzcnt,popcnt")
 #define LEVEL 1
 #else
 #define LEVEL 0
@@ -209,3 +216,6 @@ void nbmf_train_costs(const Records *t, const Model *m, uint16_t *cost) {
     }
     nbmf_scratch_free(s);
 }
+#ifdef HAVE_X86
+TARGET_END
+#endif

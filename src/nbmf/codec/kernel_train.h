@@ -7,6 +7,8 @@
    A position is a byte of a record or its end; record r's first position is offset[r] + r - (offset[0]), counted over first..last. */
 typedef struct { const uint8_t *data; const int64_t *offset; const uint8_t *type; int64_t first, last; } Records;
 
+/* Whether this processor runs the passes below: on x86-64 they are compiled for AVX2 alone. */
+int nbmf_train_supported(void);
 /* One 64-bit key per first occurrence in its record of (context, symbol): hash's top 44 bits, symbol 8, cost 12 (1/64 bit). Returns how many.
    context: 0..N_STATIC-1 the model's, 100 + i the pack's. */
 int64_t nbmf_train_keys(const Records *, int context, const uint16_t *cost, uint64_t *key);

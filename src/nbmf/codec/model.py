@@ -100,7 +100,10 @@ def section(buffer: bytes | mmap.mmap | memoryview, name: str) -> memoryview:
 
 
 def _card(buffer: bytes | mmap.mmap) -> dict[str, Any]:
-    card = json.loads(bytes(section(buffer, "card")))
+    try:
+        card = json.loads(bytes(section(buffer, "card")))
+    except ValueError:
+        raise FormatError("section card is not JSON") from None
     return card if isinstance(card, dict) else {}
 
 
@@ -157,7 +160,8 @@ def _load(path: Path, magic: bytes) -> tuple[bytes, mmap.mmap]:
 def directories() -> list[Path]:
     """Where models and packs are looked for: the package, NBMF_MODELS, the user's data directory."""
     extra = [Path(part) for part in os.environ.get("NBMF_MODELS", "").split(os.pathsep) if part]
-    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    # Not Path.home(), which raises for a user without a home.
+    home = Path(os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"))
     return [PACKAGED, *extra, home / "nbmf"]
 
 
@@ -188,8 +192,11 @@ def _candidates(suffix: str) -> Iterator[tuple[bytes, Path]]:
     for directory in directories():
         if directory.is_dir():
             for path in sorted(directory.glob(f"*{suffix}")):
-                with path.open("rb") as file:
-                    head = file.read(HEADER_SIZE)
+                try:
+                    with path.open("rb") as file:
+                        head = file.read(HEADER_SIZE)
+                except OSError:
+                    continue  # a folder, or another user's file: the one that is wanted may come later
                 yield head[ID_AT : ID_AT + ID_SIZE], path
 
 

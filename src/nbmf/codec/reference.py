@@ -746,8 +746,8 @@ def expectation(f: File, name: str) -> Expected:
 
 
 def tables_open(f: File) -> Tables:
-    lines = section(f, "lines", LINE_BYTES)
-    if not 1 <= len(lines) // LINE_BYTES <= TABLE_MAX:
+    lines = section(f, "lines", 1)
+    if len(lines) % LINE_BYTES or not 1 <= len(lines) // LINE_BYTES <= TABLE_MAX:
         fail(f, "section lines has a wrong size")
     primer = section(f, "primer", 1)
     size = len(primer)

@@ -1,0 +1,140 @@
+"""Golden blobs, errors and streams: bytes that every later version must read. No test run ever writes them.
+
+A missing file is a failure. `scripts/make_golden.py` adds lines and refuses to change any.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from strategies import same
+
+import nbmf
+from nbmf.codec.codec import Codec
+from nbmf.codec.format import ZSTD
+from nbmf.codec.model import load_model, load_pack
+from nbmf.codec.values import VALUE_TYPES, VECTOR, from_raw
+from nbmf.errors import NbmfError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+PACK = GOLDEN / "golden.nbp"
+LEAST = {"blobs.jsonl": 60, "errors.jsonl": 45, "streams.txt": 120}
+
+
+def lines(name: str) -> list[str]:
+    path = GOLDEN / name
+    return path.read_text(encoding="ascii").splitlines() if path.exists() else []
+
+
+BLOBS = [json.loads(line) for line in lines("blobs.jsonl")]
+ERRORS = [json.loads(line) for line in lines("errors.jsonl")]
+STREAMS = [line.split(" ") for line in lines("streams.txt")]
+
+
+def ids() -> dict[str, str]:
+    """Content ids of the model and the pack, and the SHA-256 of the UTF-8 of the text in segmented.nbmf."""
+    found: dict[str, str] = json.loads((GOLDEN / "ids.json").read_text(encoding="ascii"))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def the_model_they_were_made_with() -> None:
+    """Explains, once a test, what would otherwise look like a hundred different faults."""
+    wanted = ids()
+    found = {"model": load_model().id.hex(), "pack": load_pack(PACK).id.hex()}
+    if (found["model"], found["pack"]) != (wanted["model"], wanted["pack"]):
+        pytest.fail(
+            f"the golden files were made with model {wanted['model'][:8]} and pack {wanted['pack'][:8]}; here are "
+            f"{found['model'][:8]} and {found['pack'][:8]}. A released model stays readable for ever: keep its file "
+            "and give the new one another name. Before the first release: python scripts/make_golden.py --fresh",
+            pytrace=False,
+        )
+
+
+@cache
+def coders() -> tuple[Codec, Codec]:
+    return Codec(), Codec(domain=str(PACK))
+
+
+def value_of(line: dict[str, Any]) -> Any:
+    if line["type"] == "bytes":
+        return bytes.fromhex(line["value"])
+    if line["type"] == "vector":
+        return np.frombuffer(bytes.fromhex(line["value"]), "<u4").astype(np.uint32).view(np.float32)
+    return line["value"]
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_golden_files_are_there(name: str) -> None:
+    assert len(lines(name)) >= LEAST[name], f"tests/golden/{name} is missing or has lost lines"
+    keys = [line["name"] for line in {"blobs.jsonl": BLOBS, "errors.jsonl": ERRORS}.get(name, [])]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("line", BLOBS, ids=lambda line: line["name"])
+def test_golden_blob(line: dict[str, Any]) -> None:
+    codec, packed = coders()
+    value = value_of(line)
+    bare, whole, with_pack = (bytes.fromhex(line[form]) for form in ("bare", "self", "packed"))
+    assert same(codec.decode(bare, bare=True), value)
+    assert same(codec.decode(whole), value)
+    assert same(packed.decode(with_pack), value)
+    made = (
+        codec.encode(value, True, allow_nan=True),
+        codec.encode(value, allow_nan=True),
+        packed.encode(value, allow_nan=True),
+    )
+    for held, new in zip((bare, whole, with_pack), made, strict=True):
+        assert new == held or held[0] & 3 == ZSTD  # another release of zstd may write another frame
+
+
+@pytest.mark.parametrize("line", ERRORS, ids=lambda line: line["name"])
+def test_golden_error(line: dict[str, Any]) -> None:
+    with pytest.raises(NbmfError) as caught:
+        Codec(max_out=line["max_out"]).decode(bytes.fromhex(line["blob"]), bare=line["bare"])
+    assert (type(caught.value).__name__, str(caught.value)) == (line["error"], line["message"])
+
+
+def unhex(text: str) -> bytes:
+    return b"" if text == "-" else bytes.fromhex(text)
+
+
+@pytest.mark.parametrize(("value_type", "raw", "payload", "pack"), STREAMS, ids=range(len(STREAMS)))
+def test_golden_stream(value_type: str, raw: str, payload: str, pack: str) -> None:
+    coder = coders()[int(pack)]._coder
+    assert coder.encode(unhex(raw), int(value_type)) == unhex(payload)
+    assert coder.decode(unhex(payload), int(value_type)) == unhex(raw)
+
+
+@pytest.mark.usefixtures("only_c")
+def test_golden_segments() -> None:
+    text = nbmf.decode((GOLDEN / "segmented.nbmf").read_bytes())
+    assert hashlib.sha256(text.encode()).hexdigest() == ids()["segmented"]
+    assert coders()[0].encode(text) == (GOLDEN / "segmented.nbmf").read_bytes()
+
+
+def test_golden_streams_hold_the_values_of_the_blobs() -> None:
+    held = {(int(value_type), raw) for value_type, raw, _, _ in STREAMS}
+    for line in BLOBS:
+        if line["type"] == "bytes":
+            assert (VALUE_TYPES.index("bytes"), line["value"] or "-") in held
+    for value_type, raw, _, _ in STREAMS:
+        if int(value_type) != VECTOR:
+            from_raw(int(value_type), unhex(raw))
+
+
+@pytest.mark.usefixtures("only_c")
+def test_golden_lines_would_come_out_the_same() -> None:
+    """The script that adds lines agrees with every one there is."""
+    before = {path.name: path.read_bytes() for path in GOLDEN.iterdir() if path.is_file()}
+    run = subprocess.run([sys.executable, ROOT / "scripts" / "make_golden.py"], capture_output=True, text=True)
+    after = {path.name: path.read_bytes() for path in GOLDEN.iterdir() if path.is_file()}
+    assert run.returncode == 0, run.stderr
+    assert after == before, "the script holds values that the golden files lack: run it and keep what it adds"
