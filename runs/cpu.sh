@@ -10,6 +10,6 @@ for file in "${train[@]}"; do options+=(--data "$file"); done
 nbmf train "${options[@]}" --out "$out/$size.nbm" --size "$size"
 for set in test dev; do
     for file in "$data/$set".jsonl*; do
-        [ -e "$file" ] && nbmf bench "$file" --model "$out/$size.nbm" --limit 2000 --no-peers --out "$out/$size-$set.json"
+        if [ -e "$file" ]; then nbmf bench "$file" --model "$out/$size.nbm" --limit 2000 --no-peers --out "$out/$size-$set.json"; fi
     done
 done

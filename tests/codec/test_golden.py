@@ -68,6 +68,8 @@ def value_of(line: dict[str, Any]) -> Any:
         return bytes.fromhex(line["value"])
     if line["type"] == "vector":
         return np.frombuffer(bytes.fromhex(line["value"]), "<u4").astype(np.uint32).view(np.float32)
+    if line["type"] == "text" and isinstance(line["value"], dict):
+        return bytes.fromhex(line["value"]["utf8"]).decode("utf-8", "surrogatepass")
     return line["value"]
 
 
