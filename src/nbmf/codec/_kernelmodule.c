@@ -91,14 +91,14 @@ static void decode_job(Coder *c, Scratch *s, Job *j, size_t max_out) {
     }
 }
 
-typedef struct { Coder *c; Job *jobs; Py_ssize_t n, *next; pthread_mutex_t *lock; int decode; size_t max_out; } Work;
+typedef struct { Coder *c; Job *jobs; Py_ssize_t n, share, *next; pthread_mutex_t *lock; int decode; size_t max_out; } Work;
 
 static void *worker(void *arg) {
     Work *w = arg;
     Scratch *s = scratch_take(w->c);
     for (;;) {
         pthread_mutex_lock(w->lock);
-        Py_ssize_t from = *w->next, to = MIN(w->n, from + 8);
+        Py_ssize_t from = *w->next, to = MIN(w->n, from + w->share);
         *w->next = to;
         pthread_mutex_unlock(w->lock);
         if (from >= to) break;
@@ -117,10 +117,12 @@ static void run_jobs(Coder *c, Job *jobs, Py_ssize_t n, int threads, int decode,
     pthread_mutex_t lock;
     Py_ssize_t next = 0;
     pthread_mutex_init(&lock, NULL);
-    Work w = { c, jobs, n, &next, &lock, decode, max_out };
+    threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
+    /* A few records at a time, but few enough that all threads have work to the end; a value's segments go one by one. */
+    Py_ssize_t share = n / (4 * threads);
+    Work w = { c, jobs, n, share < 1 ? 1 : share > 8 ? 8 : share, &next, &lock, decode, max_out };
     int started = 0;
-    threads = threads > MAX_THREADS ? MAX_THREADS : threads;
-    if (threads > (n + 7) / 8) threads = (int)((n + 7) / 8);
+    if (threads > n) threads = n < 1 ? 1 : (int)n;
     for (; started < threads - 1; started++)
         if (pthread_create(&ids[started], NULL, worker, &w)) break;
     worker(&w);

@@ -33,7 +33,7 @@ class Coder(Protocol):
         """The neural payload of `raw`. It ends by itself and carries no length."""
 
     def decode(self, payload: bytes, value_type: int, profile: int = 0, max_out: int = 1 << 18) -> bytes:
-        """The raw bytes of `payload`; trailing bytes are a StreamError."""
+        """The raw bytes of `payload`; bytes after its end, beyond the decoder's reading ahead, are a StreamError."""
 
     def costs(self, raw: bytes, value_type: int, profile: int = 0) -> bytes:
         """Little-endian uint16 x (len(raw) + 1): the cost of each byte, then of the end symbol, in 1/256 bit."""
