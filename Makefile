@@ -25,7 +25,7 @@ $(BIN)/python:
 
 # Installs in place and compiles the kernel; again whenever the build files or the C sources change.
 $(READY): $(BIN)/python pyproject.toml setup.py $(NATIVE)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[bench,dev]'
 	@touch $@
 
 test: lint types docs-check $(READY)

@@ -80,12 +80,13 @@ def adapt_file(
 ) -> dict[str, Any]:
     """`adapt` from JSONL, one value a line, from a file or "-" for standard input; blank lines are passed over."""
     if str(source) == "-":
-        return adapt(_values(sys.stdin.buffer, "standard input"), out, model=model, size=size, tick=tick)
+        return adapt(json_lines(sys.stdin.buffer, "standard input"), out, model=model, size=size, tick=tick)
     with open(source, "rb") as file:
-        return adapt(_values(file, str(source)), out, model=model, size=size, tick=tick)
+        return adapt(json_lines(file, str(source)), out, model=model, size=size, tick=tick)
 
 
-def _values(lines: Iterable[bytes], name: str) -> Iterator[Any]:
+def json_lines(lines: Iterable[bytes], name: str) -> Iterator[Any]:
+    """The JSON value of each line that is not blank. Raises DataError naming the line at fault."""
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:

@@ -6,7 +6,6 @@ value, which is then the record itself. Records of one source stay together when
 
 from __future__ import annotations
 
-import json
 import lzma
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nbmf.codec.adapt import json_lines
 from nbmf.codec.counting import Records
 from nbmf.codec.format import SEGMENT_SIZE
 from nbmf.codec.values import to_raw
@@ -52,12 +52,7 @@ def files_of(paths: Sequence[str | Path]) -> list[Path]:
 def lines_of(path: Path) -> Iterator[Any]:
     """The JSON value of each line. Raises DataError naming the line at fault."""
     with lzma.open(path, "rb") if path.name.endswith(".xz") else path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    raise DataError(f"{path}, line {number}: not JSON") from None
+        yield from json_lines(file, str(path))
 
 
 def load(paths: Sequence[str | Path], tick: Tick = lambda *_: None) -> Corpus:
