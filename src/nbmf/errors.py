@@ -38,6 +38,10 @@ class OutputLimit(NbmfError):
     """A decoded value would be larger than the cap on output."""
 
 
+class StoreError(NbmfError):
+    """A store's medium failed or is not what it should be: disk full, no permission, connection lost, foreign file."""
+
+
 class DataError(NbmfError):
     """Input to training or adaptation is unusable."""
 

@@ -1,0 +1,1 @@
+"""Which codec and which tier: pure decisions, and the moves that carry them out."""
