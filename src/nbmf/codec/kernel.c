@@ -47,13 +47,13 @@ static int simd_level(void) {
     return simd;
 }
 
-static int run_encode(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, Encoder *rc, uint16_t *cost) {
+static void run_encode(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, Encoder *rc, uint16_t *cost) {
     switch (simd_level()) {
 #ifdef HAVE_X86
-    case AVX512: return run_encode_avx512(m, s, type, raw, n, rc, cost);
-    case AVX2: return run_encode_avx2(m, s, type, raw, n, rc, cost);
+    case AVX512: run_encode_avx512(m, s, type, raw, n, rc, cost); break;
+    case AVX2: run_encode_avx2(m, s, type, raw, n, rc, cost); break;
 #endif
-    default: return run_encode_plain(m, s, type, raw, n, rc, cost);
+    default: run_encode_plain(m, s, type, raw, n, rc, cost);
     }
 }
 
@@ -84,8 +84,8 @@ long nbmf_encode(const Model *m, Scratch *s, int type, const uint8_t *raw, size_
     return e.n > cap ? NBMF_SPACE : (long)e.n;
 }
 
-int nbmf_costs(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, uint16_t *cost) {
-    return run_encode(m, s, type, raw, n, NULL, cost);
+void nbmf_costs(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, uint16_t *cost) {
+    run_encode(m, s, type, raw, n, NULL, cost);
 }
 
 long nbmf_decode(const Model *m, Scratch *s, int type, const uint8_t *in, size_t n, uint8_t *out, size_t cap) {

@@ -38,6 +38,9 @@
 #define LINE_ENTRIES 21
 #define N_BUCKETS 16
 #define SM_CELLS (8 * N_BUCKETS * N_BUCKETS)   /* bit position, mass on 1, mass on 0 */
+/* In memory, apart from the file: the same cell of all lists is looked up at once, so these lie in different sets of the first-level cache. */
+#define CELLS_LIST (N_BUCKETS * N_BUCKETS + 32)
+#define CELLS_POSITION (N_LISTS * CELLS_LIST)
 #define MATCH_CELLS 256           /* [min(length,31)][bit position] */
 #define PRIMER_MIN 6
 #define LOCAL_SLOTS 4096          /* per local context */
@@ -47,7 +50,6 @@
 typedef struct {
     /* line table: n_lines * LINE_BYTES bytes */
     const uint8_t *lines; uint32_t n_lines;
-    const int16_t *sm;            /* [lists][SM_CELLS] logits */
     const uint8_t *primer; uint32_t primer_len;
     uint32_t *primer_index; uint32_t primer_bits;   /* 1 << bits entries: position after the hashed bytes, 0 none; made at load */
     const int16_t *primer_sm;     /* [MATCH_CELLS] */
@@ -55,11 +57,11 @@ typedef struct {
 
 typedef struct {
     Tables base, pack; int has_pack;
+    const int16_t *cells;         /* logits: of bit position k, list i and cell c at k * CELLS_POSITION + i * CELLS_LIST + c; made at load */
     const int16_t *o1;            /* [256][256] logits by previous byte, node */
     const uint16_t *o2_row;       /* [65536] row of the pair, 0 none */
     const int8_t *o2;             /* [rows][256] logits / 16 */
     const int16_t *state_sm;      /* [256][256] logits by (structure state, node) */
-    const int16_t *local_sm;      /* [N_LOCAL][SM_CELLS] */
     const int16_t *match_sm;      /* [MATCH_CELLS] */
     const int16_t *weights;       /* [TOTAL_ROWS][LANES] */
     const int16_t *final_weights; /* [256][8] */
@@ -92,7 +94,7 @@ long nbmf_encode(const Model *, Scratch *, int type, const uint8_t *raw, size_t 
 /* Decodes one stream into out (capacity cap); returns its length or an error. Never reads past in + n. */
 long nbmf_decode(const Model *, Scratch *, int type, const uint8_t *in, size_t n, uint8_t *out, size_t cap);
 /* cost[i]: what byte i costs in 1/256 bit (saturating); cost[n]: the end. */
-int nbmf_costs(const Model *, Scratch *, int type, const uint8_t *raw, size_t n, uint16_t *cost);
+void nbmf_costs(const Model *, Scratch *, int type, const uint8_t *raw, size_t n, uint16_t *cost);
 const char *nbmf_simd(void);
 int nbmf_set_simd(const char *name);
 #endif

@@ -99,15 +99,23 @@ static int tables_open(const File *f, Tables *t) {
     return 0;
 }
 
+/* Lays the cells of lists first, first + 1, … out as the coder reads them. */
+static void cells_open(int16_t *cells, const int16_t *section, int first, int n) {
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < 8; k++)
+            memcpy(cells + k * CELLS_POSITION + (first + i) * CELLS_LIST, section + i * SM_CELLS + k * 256, 256 * sizeof *cells);
+}
+
 int nbmf_model_open(Model *m, const uint8_t *model, size_t n_model, const uint8_t *pack, size_t n_pack, char *error) {
     memset(m, 0, sizeof *m);
     File f = { model, n_model, "model", error, m }, g = { pack, n_pack, "pack", error, m };
     long n;
     if (file_check(&f, "NBMM") < 0 || tables_open(&f, &m->base) < 0) return -1;
-    if (!(m->base.sm = section(&f, "lists", 2, N_STATIC * SM_CELLS, NULL)) || !(m->base.primer_sm = section(&f, "primer_match", 2, MATCH_CELLS, NULL)) ||
+    const int16_t *lists, *local, *pack_lists;
+    if (!(lists = section(&f, "lists", 2, N_STATIC * SM_CELLS, NULL)) || !(m->base.primer_sm = section(&f, "primer_match", 2, MATCH_CELLS, NULL)) ||
         !(m->o1 = section(&f, "order1", 2, 65536, NULL)) || !(m->o2_row = section(&f, "order2_row", 2, 65536, NULL)) ||
         !(m->o2 = section(&f, "order2", 1, -1, &n)) || !(m->state_sm = section(&f, "state", 2, 65536, NULL)) ||
-        !(m->local_sm = section(&f, "local", 2, N_LOCAL * SM_CELLS, NULL)) || !(m->match_sm = section(&f, "match", 2, MATCH_CELLS, NULL)) ||
+        !(local = section(&f, "local", 2, N_LOCAL * SM_CELLS, NULL)) || !(m->match_sm = section(&f, "match", 2, MATCH_CELLS, NULL)) ||
         !(m->squash = section(&f, "squash", 2, 4096, NULL)))
         return -1;
     for (int i = 0; i < 65536; i++)
@@ -120,11 +128,19 @@ int nbmf_model_open(Model *m, const uint8_t *model, size_t n_model, const uint8_
         return -1;
     for (int i = 0; i < 8; i++)
         if (m->rates[i] < 0 || m->rates[i] > 127) return fail(&f, "section rates holds a value outside 0..127");
+    int16_t *cells = NULL;
+    if (posix_memalign((void **)&cells, 64, 8 * CELLS_POSITION * sizeof *cells)) return fail(&f, "out of memory");
+    m->owned[m->n_owned++] = cells;
+    memset(cells, 0, 8 * CELLS_POSITION * sizeof *cells);
+    cells_open(cells, lists, 0, N_STATIC);
+    cells_open(cells, local, LANE_LOCAL, N_LOCAL);
+    m->cells = cells;
     if (pack) {
         const uint8_t *id;
         if (file_check(&g, "NBMP") < 0 || tables_open(&g, &m->pack) < 0 || !(id = section(&g, "model_id", 1, 32, NULL))) return -1;
         if (memcmp(id, model + 16, 32)) return fail(&g, "it was made for another model");
-        if (!(m->pack.sm = section(&f, "pack_lists", 2, N_PACK * SM_CELLS, NULL)) || !(m->pack.primer_sm = section(&f, "pack_match", 2, MATCH_CELLS, NULL))) return -1;
+        if (!(pack_lists = section(&f, "pack_lists", 2, N_PACK * SM_CELLS, NULL)) || !(m->pack.primer_sm = section(&f, "pack_match", 2, MATCH_CELLS, NULL))) return -1;
+        cells_open(cells, pack_lists, N_BASE_LISTS, N_PACK);
         m->has_pack = 1;
     }
     return 0;

@@ -17,6 +17,15 @@
 #endif
 #endif
 
+#ifdef HAVE_X86
+/* Eight lanes, each from where it lies: one instruction a lane, which a general constructor is not. */
+#define LANES8(a, b, c, d, e, f, g, h) \
+    _mm_unpacklo_epi64(_mm_insert_epi16(_mm_insert_epi16(_mm_insert_epi16(_mm_insert_epi16(_mm_setzero_si128(), a, 0), b, 1), c, 2), d, 3), \
+                       _mm_insert_epi16(_mm_insert_epi16(_mm_insert_epi16(_mm_insert_epi16(_mm_setzero_si128(), e, 0), f, 1), g, 2), h, 3))
+/* Has an array that was just stored as a vector be read from memory again, part by part, rather than taken out of the register. */
+#define FROM_MEMORY(x) __asm__("" : "+m"(x))
+#endif
+
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define LITTLE_ENDIAN_HOST (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
 #define MATCH_MIN 4
@@ -26,18 +35,19 @@
 typedef struct { uint8_t sym[7], count[7]; uint16_t tag; } LocalSlot;   /* tag 0: empty */
 typedef struct { uint32_t pos, len, byte; } Primer;
 
+/* What predict leaves for update. */
+typedef struct { _Alignas(16) int16_t dot[8]; uint32_t row[N_SETS], p; int match_cell, primer_cell[2]; } Bit;
+
 struct Scratch {
     _Alignas(64) uint8_t sym[N_LISTS * LIST_LEN];      /* list i at SLOT[i] */
     _Alignas(64) uint8_t weight[N_LISTS * LIST_LEN];
     _Alignas(64) int16_t in[LANES];
-    _Alignas(64) uint16_t cell[32];
-    Context context;
-    uint64_t hash[N_STATIC];
+    _Alignas(64) uint8_t cell[32];                     /* list i's at CELL[i], within the bit position */
+    Context context, before;      /* before: as it was ahead of a guess */
+    uint32_t guess;
+    uint64_t hash[N_STATIC], local_hash[N_LOCAL];
     uint32_t slot[N_LOCAL]; uint16_t slot_tag[N_LOCAL];
-    uint32_t present, state, set0, set3, row[N_SETS];
-    int32_t dot[N_SETS], logit;
-    uint32_t p, p_zero;
-    int lanes, lists, match_cell, primer_cell[2];
+    uint32_t state, set0, set3, p_zero;
     const int16_t *o1; const int8_t *o2;
     const uint8_t *buf; size_t pos;                  /* the record so far */
     uint32_t match_len, match_byte; size_t match_at;
@@ -47,25 +57,26 @@ struct Scratch {
     LocalSlot local[N_LOCAL * LOCAL_SLOTS];
     uint32_t n_claimed, claimed[N_LOCAL * LOCAL_SLOTS];
     const Model *model;                              /* whose weights are below */
-    uint32_t n_touched, touched[TOTAL_ROWS];
+    uint32_t n_touched, touched[TOTAL_ROWS + 1];
     uint8_t is_touched[TOTAL_ROWS];
     _Alignas(64) int16_t weights[TOTAL_ROWS * LANES];
     int16_t final_weights[256 * 8];
 };
 
-static const uint16_t SET_SIZE[N_SETS] = SET_ROWS;
 static const uint16_t SET_BASE[N_SETS] = { 0, 288, 288 + 256, 288 + 256 + 256, 288 + 256 + 256 + 1024 };
 /* weight of a list entry by its 4-bit code: probability * 255 */
 static const uint8_t WEIGHTS[16] = { 1, 2, 3, 4, 5, 7, 10, 14, 22, 40, 56, 80, 112, 160, 210, 240 };
 /* Mass or count on a logarithmic scale of 16 steps: of v < 16 the first table's entry v, of others the second's v >> 4. */
 static const uint8_t BUCKET_LOW[16] = { 0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 7, 7, 8, 8, 8, 8 };
 static const uint8_t BUCKET_HIGH[16] = { 0, 9, 10, 11, 12, 12, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15 };
-/* Where list i lies in sym, weight and mass, in units of LIST_LEN: the order in which four vectors of four lists interleave. */
-static const uint8_t SLOT[N_LISTS] = { 0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27 };
-/* Where list i's cell lies in cell. */
-static const uint8_t CELL[N_LISTS] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 24, 28, 17, 21, 25, 29, 18, 22, 26, 30 };
+/* Where list i lies in sym and weight, in units of LIST_LEN, and where its cell lies: the order in which the vectors' sums are packed. */
+static const uint8_t SLOT[N_LISTS] = { 0, 4, 1, 5, 8, 12, 9, 13, 2, 6, 3, 7, 10, 14, 11, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27 };
+static const uint8_t CELL[N_LISTS] = { 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23, 8, 10, 24, 26, 9, 11, 25, 27, 12, 14, 28, 30 };
+#define SEVEN (~0ull >> 8)        /* the bytes of a local slot's symbols, or counts, in eight read at once */
 
 static inline uint32_t bucket(uint32_t v) { return v < 16 ? BUCKET_LOW[v] : BUCKET_HIGH[v >> 4]; }
+
+static inline uint32_t local_slot(int context, uint64_t hash) { return (uint32_t)context * LOCAL_SLOTS + (uint32_t)(hash >> 52); }
 
 static inline uint32_t length_class(uint32_t n) { return n == 0 ? 0 : n < 12 ? 1 : n < 24 ? 2 : 3; }
 
@@ -150,7 +161,9 @@ static inline void match_find(const Model *m, Scratch *s) {
 }
 
 static inline void touch(Scratch *s, uint32_t row) {
-    if (!s->is_touched[row]) { s->is_touched[row] = 1; s->touched[s->n_touched++] = row; }
+    s->touched[s->n_touched] = row;                  /* without a branch: which rows are new is not to be predicted */
+    s->n_touched += !s->is_touched[row];
+    s->is_touched[row] = 1;
 }
 
 static inline void zero_update(Scratch *s, int literal) {

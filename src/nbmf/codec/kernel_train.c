@@ -144,16 +144,18 @@ int nbmf_train_apply(const Records *t, int context, int64_t n, const uint64_t *h
     for (int64_t r = t->first; r < t->last; r++) { \
         size_t n = (size_t)(t->offset[r + 1] - t->offset[r]); \
         const uint8_t *b = t->data + t->offset[r]; \
+        Bit found; \
         record_begin(m, s, t->type[r], b); \
         NAME(look_ahead)(m, s); \
         for (size_t i = 0; i <= n; i++) { \
             uint32_t c = i < n ? b[i] : 0, c0 = 1; \
-            NAME(begin_byte)(m, s); \
+            NAME(begin_byte)(m, s, m->has_pack); \
             for (int k = 7; k >= 0; k--) { \
                 uint32_t bit = c >> k & 1; \
                 __VA_ARGS__ \
                 c0 = c0 * 2 + bit; \
             } \
+            NAME(guess_byte)(m, s, c); \
             if (i < n) NAME(end_byte)(m, s, c); \
         } \
         record_end(s); \
@@ -161,29 +163,30 @@ int nbmf_train_apply(const Records *t, int context, int64_t n, const uint64_t *h
 
 void nbmf_train_cells(const Records *t, const Model *m, uint32_t *lists, uint32_t *match, uint32_t *state) {
     Scratch *s = nbmf_scratch_new();
+    const int n_lists = m->has_pack ? N_LISTS : N_BASE_LISTS;
     EACH_BIT({
-        NAME(predict)(m, s, c0, k);
-        for (int i = 0; i < s->lists; i++) lists[((size_t)i * SM_CELLS + s->cell[CELL[i]]) * 2 + bit]++;
-        if (s->match_cell >= 0) match[s->match_cell * 2 + (bit == (s->match_byte >> k & 1))]++;
+        NAME(predict)(m, s, &found, c0, k, m->has_pack);
+        for (int i = 0; i < n_lists; i++) lists[((size_t)i * SM_CELLS + (size_t)(7 - k) * 256 + s->cell[CELL[i]]) * 2 + bit]++;
+        if (found.match_cell >= 0) match[found.match_cell * 2 + (bit == (s->match_byte >> k & 1))]++;
         for (int j = 0; j < 2; j++)
-            if (s->primer_cell[j] >= 0) match[(MATCH_CELLS * (1 + j) + s->primer_cell[j]) * 2 + (bit == (s->primer[j].byte >> k & 1))]++;
+            if (found.primer_cell[j] >= 0) match[(MATCH_CELLS * (1 + j) + found.primer_cell[j]) * 2 + (bit == (s->primer[j].byte >> k & 1))]++;
         state[(s->state << 8 | c0) * 2 + bit]++;
-        NAME(narrow)(s->sym, s->weight, s->lists, (int)bit);
+        NAME(narrow)(s->sym, s->weight, n_lists, (int)bit);
     })
     nbmf_scratch_free(s);
 }
 
 double nbmf_train_fit(const Records *t, const Model *m, float *w, float *f, float rate, float final_rate) {
     Scratch *s = nbmf_scratch_new();
+    const int lanes = m->has_pack ? LANES : LANES_BASE, n_lists = m->has_pack ? N_LISTS : N_BASE_LISTS;
     double bits = 0;
     EACH_BIT({
-        NAME(predict)(m, s, c0, k);
+        NAME(predict)(m, s, &found, c0, k, m->has_pack);
         float in[LANES], d[N_SETS], total = 0;
-        const int lanes = s->lanes;
         for (int l = 0; l < lanes; l++) in[l] = (float)s->in[l] * (1.0f / STRETCH_ONE);
         float *fw = f + c0 * 8;
         for (int j = 0; j < N_SETS; j++) {
-            const float *v = w + (size_t)s->row[j] * LANES;
+            const float *v = w + (size_t)found.row[j] * LANES;
             float x = 0;
             for (int l = 0; l < lanes; l++) x += in[l] * v[l];
             d[j] = x > 12 ? 12 : x < -12 ? -12 : x;
@@ -198,10 +201,10 @@ double nbmf_train_fit(const Records *t, const Model *m, float *w, float *f, floa
         for (int j = 0; j < N_SETS; j++) fw[j] += e * d[j];
         for (int j = 0; j < N_SETS; j++) {
             float g = ((float)bit - 1 / (1 + expf(-d[j]))) * rate;
-            float *v = w + (size_t)s->row[j] * LANES;
+            float *v = w + (size_t)found.row[j] * LANES;
             for (int l = 0; l < lanes; l++) v[l] += g * in[l];
         }
-        NAME(narrow)(s->sym, s->weight, s->lists, (int)bit);
+        NAME(narrow)(s->sym, s->weight, n_lists, (int)bit);
     })
     nbmf_scratch_free(s);
     return bits;
