@@ -334,7 +334,7 @@ class InstantCoder(FakeCoder):
 
 
 def test_python_costs_little_beside_the_kernel(codec: Codec) -> None:
-    codec._coder = InstantCoder()
+    codec.coder = InstantCoder()
     record = {"role": "user", "content": TALK[:100], "meta": {"turn": 12, "score": 0.75, "tags": ["travel", "train"]}}
     best = float("inf")
     for _ in range(20):

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nbmf import samples
-from nbmf.codec import model, reference, values
+from nbmf.codec import model, reference, reference_context, reference_model, values
 from nbmf.errors import FormatError, StreamError, StreamLimit
 
 c_kernel = pytest.importorskip("nbmf.codec._kernel")
@@ -73,12 +73,15 @@ def files(seed: int, most: int) -> tuple[bytes, bytes]:
     def numbers(count: int, limit: int) -> bytes:
         return draw.integers(-limit, limit, count).astype("<i2").tobytes()
 
-    context = reference.Context(0)
+    context = reference_context.Context(0)
     hashes = []
     for byte in TEXT:
-        hashes.append(reference.context_hashes(context))
-        reference.context_update(context, byte)
-    weights, packed = reference.TOTAL_ROWS * reference.LANES, [[found[j] for j in (13, 0, 1, 3)] for found in hashes]
+        hashes.append(reference_context.context_hashes(context))
+        reference_context.context_update(context, byte)
+    weights, packed = (
+        reference_model.TOTAL_ROWS * reference_model.LANES,
+        [[found[j] for j in (13, 0, 1, 3)] for found in hashes],
+    )
     x = np.arange(-2048, 2048) / 170
     squash = np.clip(np.round(65536 / (1 + np.exp(-x))), 1, 65535) if most < 4096 else draw.integers(1, 65536, 4096)
     sections = {
@@ -377,3 +380,55 @@ def test_sections_off_their_alignment() -> None:
     file = MILD[0][:8] + at.to_bytes(8, "little") + MILD[0][16:64] + head + body
     plain, odd = pair(MILD[0]), pair(file)
     assert check(odd, TEXT[:80], 1) == check(plain, TEXT[:80], 1)
+
+
+# -- sequences ---------------------------------------------------------------------------------------------------------
+
+
+def test_sequences_agree(both: Pair) -> None:
+    c, numpy = both
+    raws, types = RECORDS, bytes(kind for _, kind in TYPED)
+    payload = numpy.encode_sequence(raws, types, 0)
+    assert numpy.decode_sequence(payload, types, 0) == raws
+    for name in SIMD:
+        c_kernel.simd(name)
+        assert c.encode_sequence(raws, types, 0) == payload, name
+        assert c.decode_sequence(payload, types, 0) == raws, name
+
+
+def test_a_sequence_of_one_is_the_record_alone(base: Pair) -> None:
+    c, _ = base
+    for raw, kind in TYPED:
+        assert c.encode_sequence([raw], bytes([kind]), 0) == c.encode(raw, kind)
+
+
+def test_a_sequence_knows_what_came_before(base: Pair) -> None:
+    c, _ = base
+    assert len(c.encode_sequence([TEXT] * 8, b"\1" * 8, 0)) < len(c.encode(TEXT, 1)) + 8 * 16
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.binary(max_size=40), st.integers(0, 3)), min_size=1, max_size=8))
+def test_any_sequence_comes_back(records: list[tuple[bytes, int]]) -> None:
+    c = c_kernel.load(MILD[0])
+    raws, types = [raw for raw, _ in records], bytes(kind for _, kind in records)
+    assert c.decode_sequence(c.encode_sequence(raws, types, 0), types, 0) == raws
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.binary(max_size=30), st.binary(min_size=1, max_size=5), st.integers(0, 60))
+def test_damaged_sequences_agree(payload: bytes, types: bytes, most: int) -> None:
+    c, numpy = pair(MILD[0])
+    types = bytes(kind & 3 for kind in types)
+    assert outcome(c.decode_sequence, payload, types, 0, most) == outcome(
+        numpy.decode_sequence, payload, types, 0, most
+    )
+
+
+def test_what_no_sequence_is(base: Pair) -> None:
+    for coder in base:
+        for raws, types in (([], b""), ([b"a"], b""), ([b"a"], b"\4"), ([bytes(1 << 17)] * 3, bytes(3))):
+            with pytest.raises(ValueError):
+                coder.encode_sequence(raws, types, 0)
+        with pytest.raises(ValueError):
+            coder.decode_sequence(b"abc", b"", 0)

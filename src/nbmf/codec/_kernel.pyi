@@ -15,6 +15,10 @@ class Coder:
     def decode_many(
         self, payloads: list[bytes], value_types: bytes, profile: int, threads: int, max_out: int = ..., /
     ) -> list[bytes]: ...
+    def encode_sequence(self, raws: list[bytes], value_types: bytes, profile: int, /) -> bytes: ...
+    def decode_sequence(
+        self, payload: Buffer, value_types: bytes, profile: int, max_out: int = ..., /
+    ) -> list[bytes]: ...
     # One pass over the records `first` to `last` of (data, offset, type); what follows depends on the pass.
     def train(
         self, what: str, data: Any, offset: Any, value_type: Any, first: int, last: int, /, *outputs: Any

@@ -56,7 +56,7 @@ class Codec:
         self.profile = format.PROFILES.index(profile)
         self.max_out = max_out
         self._id4 = (self.pack or self.model).id[: format.ID_SIZE]
-        self._coder = _coder(self.model, self.pack)
+        self.coder = _coder(self.model, self.pack)
         self._strange = _strange(self.pack) if self.pack else 0.0
 
     @property
@@ -80,26 +80,30 @@ class Codec:
         """
         if fidelity != "lossless":
             raise PolicyError(f"fidelity {fidelity!r} is not available; lossless is")
-        value_type, raw = self._to_raw(value, allow_nan)
-        segments = format.split_raw(raw)
-        payloads = (
-            [self._coder.encode(raw, value_type, self.profile)]
-            if len(segments) == 1
-            else self._coder.encode_many(segments, bytes([value_type]) * len(segments), self.profile, _THREADS)
-        )
-        blob = self._race(value_type, raw, payloads, bare)
+        value_type, raw = self.to_pair(value, allow_nan)
+        blob = self.from_pair(value_type, raw, bare)
         if verify:
             self._verify(value_type, raw, blob, bare)
         return blob
+
+    def from_pair(self, value_type: int, raw: bytes, bare: bool = False) -> bytes:
+        """The blob of a value's type number and raw bytes, as `to_pair` or `raw` gives them."""
+        segments = format.split_raw(raw)
+        payloads = (
+            [self.coder.encode(raw, value_type, self.profile)]
+            if len(segments) == 1
+            else self.coder.encode_many(segments, bytes([value_type]) * len(segments), self.profile, _THREADS)
+        )
+        return self._race(value_type, raw, payloads, bare)
 
     def encode_many(
         self, values: Iterable[Any], bare: bool = False, verify: bool = False, allow_nan: bool = False
     ) -> list[bytes]:
         """The blobs of many values, on all cores."""
-        pairs = [self._to_raw(value, allow_nan) for value in values]
+        pairs = [self.to_pair(value, allow_nan) for value in values]
         parts = [format.split_raw(raw) for _, raw in pairs]
         types = b"".join(bytes([pair[0]]) * len(part) for pair, part in zip(pairs, parts, strict=True))
-        payloads = self._coder.encode_many(
+        payloads = self.coder.encode_many(
             [segment for part in parts for segment in part], types, self.profile, _THREADS
         )
         blobs = []
@@ -113,7 +117,8 @@ class Codec:
                     raise CorruptRecord(f"a blob of {len(blob)} bytes did not decode to its value")
         return blobs
 
-    def _to_raw(self, value: Any, allow_nan: bool) -> tuple[int, bytes]:
+    def to_pair(self, value: Any, allow_nan: bool = False) -> tuple[int, bytes]:
+        """The value's type number and raw bytes. Raises UnsupportedValue, OutputLimit."""
         value_type, raw = to_raw(value, allow_nan=allow_nan)
         if len(raw) > self.max_out:
             raise OutputLimit(f"the value has {len(raw)} bytes; decoders of this codec stop at {self.max_out}")
@@ -168,8 +173,12 @@ class Codec:
 
         Raises FormatError, CorruptRecord, UnknownModel, OutputLimit; never returns a value whose check is wrong.
         """
+        return from_raw(*self.raw(blob, bare))
+
+    def raw(self, blob: bytes, bare: bool = False) -> tuple[int, bytes]:
+        """The type number and raw bytes of a blob's value, check verified. Raises as `decode`."""
         parsed = format.parse(blob, bare=bare)
-        return from_raw(parsed.value_type, self._codec_for(parsed)._raw(parsed))
+        return parsed.value_type, self._codec_for(parsed)._raw(parsed)
 
     def decode_many(self, blobs: Iterable[bytes], bare: bool = False) -> list[Any]:
         """The values of many blobs, on all cores. Raises as `decode`, for the first blob at fault."""
@@ -191,7 +200,7 @@ class Codec:
         if mine:
             types = bytes(parsed[i].value_type for i in mine)
             try:
-                raws = self._coder.decode_many(
+                raws = self.coder.decode_many(
                     [parsed[i].payload for i in mine], types, self.profile, _THREADS, format.SEGMENT_SIZE
                 )
             except StreamError:
@@ -221,7 +230,7 @@ class Codec:
 
     def _neural(self, blob: format.Blob) -> bytes:
         alone = blob.method == PLAIN or (self.pack and blob.id == self.model.id[: format.ID_SIZE])
-        coder = _coder(self.model, None) if alone else self._coder
+        coder = _coder(self.model, None) if alone else self.coder
         most = min(self.max_out, format.SEGMENT_SIZE)
         try:
             if not blob.segmented:

@@ -47,23 +47,23 @@ static int simd_level(void) {
     return simd;
 }
 
-static void run_encode(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, Encoder *rc, uint16_t *cost) {
+static void run_encode(const Model *m, Scratch *s, const Sequence *q, const uint8_t *raw, Encoder *rc, uint16_t *cost) {
     switch (simd_level()) {
 #ifdef HAVE_X86
-    case AVX512: run_encode_avx512(m, s, type, raw, n, rc, cost); break;
-    case AVX2: run_encode_avx2(m, s, type, raw, n, rc, cost); break;
+    case AVX512: run_encode_avx512(m, s, q, raw, rc, cost); break;
+    case AVX2: run_encode_avx2(m, s, q, raw, rc, cost); break;
 #endif
-    default: run_encode_plain(m, s, type, raw, n, rc, cost);
+    default: run_encode_plain(m, s, q, raw, rc, cost);
     }
 }
 
-static long run_decode(const Model *m, Scratch *s, int type, Decoder *rc, uint8_t *out, size_t cap) {
+static long run_decode(const Model *m, Scratch *s, const Sequence *q, Decoder *rc, uint8_t *out, size_t cap) {
     switch (simd_level()) {
 #ifdef HAVE_X86
-    case AVX512: return run_decode_avx512(m, s, type, rc, out, cap);
-    case AVX2: return run_decode_avx2(m, s, type, rc, out, cap);
+    case AVX512: return run_decode_avx512(m, s, q, rc, out, cap);
+    case AVX2: return run_decode_avx2(m, s, q, rc, out, cap);
 #endif
-    default: return run_decode_plain(m, s, type, rc, out, cap);
+    default: return run_decode_plain(m, s, q, rc, out, cap);
     }
 }
 
@@ -77,23 +77,38 @@ static void encoder_flush(Encoder *e) {
     for (int i = 0; i <= n; i++) encoder_shift(e);
 }
 
-long nbmf_encode(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, uint8_t *out, size_t cap) {
+long nbmf_encode_sequence(const Model *m, Scratch *s, const Sequence *q, const uint8_t *raw, uint8_t *out, size_t cap) {
     Encoder e = { 0, 0xFFFFFFFFu, 0, 1, out, 0, cap, 1 };
-    run_encode(m, s, type, raw, n, &e, NULL);
+    run_encode(m, s, q, raw, &e, NULL);
     encoder_flush(&e);
     return e.n > cap ? NBMF_SPACE : (long)e.n;
 }
 
+long nbmf_encode(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, uint8_t *out, size_t cap) {
+    const uint8_t types[1] = { (uint8_t)type };
+    const Sequence one = { 1, types, &n };
+    return nbmf_encode_sequence(m, s, &one, raw, out, cap);
+}
+
 void nbmf_costs(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, uint16_t *cost) {
-    run_encode(m, s, type, raw, n, NULL, cost);
+    const uint8_t types[1] = { (uint8_t)type };
+    const Sequence one = { 1, types, &n };
+    run_encode(m, s, &one, raw, NULL, cost);
+}
+
+long nbmf_decode_sequence(const Model *m, Scratch *s, const Sequence *q, const uint8_t *in, size_t n, uint8_t *out, size_t cap) {
+    Decoder d = { 0, 0xFFFFFFFFu, in, n, 0, 0 };
+    for (int i = 0; i < 4; i++) d.code = d.code << 8 | decoder_byte(&d);
+    long r = run_decode(m, s, q, &d, out, cap);
+    if (r >= 0 && d.pos < n) return NBMF_STREAM;    /* bytes after the end */
+    return r;
 }
 
 long nbmf_decode(const Model *m, Scratch *s, int type, const uint8_t *in, size_t n, uint8_t *out, size_t cap) {
-    Decoder d = { 0, 0xFFFFFFFFu, in, n, 0, 0 };
-    for (int i = 0; i < 4; i++) d.code = d.code << 8 | decoder_byte(&d);
-    long r = run_decode(m, s, type, &d, out, cap);
-    if (r >= 0 && d.pos < n) return NBMF_STREAM;    /* bytes after the end */
-    return r;
+    const uint8_t types[1] = { (uint8_t)type };
+    size_t length;
+    const Sequence one = { 1, types, &length };
+    return nbmf_decode_sequence(m, s, &one, in, n, out, cap);
 }
 
 const char *nbmf_simd(void) { return SIMD_NAMES[simd_level()]; }

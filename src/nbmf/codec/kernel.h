@@ -93,6 +93,14 @@ void nbmf_scratch_free(Scratch *);
 long nbmf_encode(const Model *, Scratch *, int type, const uint8_t *raw, size_t n, uint8_t *out, size_t cap);
 /* Decodes one stream into out (capacity cap); returns its length or an error. Never reads past in + n. */
 long nbmf_decode(const Model *, Scratch *, int type, const uint8_t *in, size_t n, uint8_t *out, size_t cap);
+
+/* Records coded one after the other in one stream, each knowing those before it. A record alone is a sequence of one. */
+typedef struct { size_t count; const uint8_t *types; size_t *lengths; } Sequence;   /* count > 0 */
+/* Encodes the records, which lie end to end in raw, at most SEGMENT_MAX bytes of them; returns as nbmf_encode. */
+long nbmf_encode_sequence(const Model *, Scratch *, const Sequence *, const uint8_t *raw, uint8_t *out, size_t cap);
+/* Decodes as many records as there are types into out, end to end, and sets their lengths; returns the bytes in all, or an error. */
+long nbmf_decode_sequence(const Model *, Scratch *, const Sequence *, const uint8_t *in, size_t n, uint8_t *out, size_t cap);
+
 /* cost[i]: what byte i costs in 1/256 bit (saturating); cost[n]: the end. */
 void nbmf_costs(const Model *, Scratch *, int type, const uint8_t *raw, size_t n, uint16_t *cost);
 const char *nbmf_simd(void);

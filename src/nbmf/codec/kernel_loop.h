@@ -368,45 +368,52 @@ static inline __attribute__((always_inline)) void NAME(update)(const Model *m, S
     NAME(narrow)(s->sym, s->weight, pack ? N_LISTS : N_BASE_LISTS, bit);
 }
 
-static inline __attribute__((always_inline)) void NAME(encode_loop)(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, Encoder *rc, uint16_t *cost, const int pack) {
+/* Codes the records of a sequence, which lie end to end in raw. cost: of one record. */
+static inline __attribute__((always_inline)) void NAME(encode_loop)(const Model *m, Scratch *s, const Sequence *q, const uint8_t *raw, Encoder *rc, uint16_t *cost, const int pack) {
     Bit b;
-    record_begin(m, s, type, raw);
-    NAME(look_ahead)(m, s);
-    for (size_t i = 0; i <= n; i++) {
-        uint32_t c = i < n ? raw[i] : 0, c0 = 1, spent = 0;
-        NAME(begin_byte)(m, s, pack);
-        for (int k = 7; k >= 0; k--) {
-            int bit = c >> k & 1;
-            uint32_t p = NAME(predict)(m, s, &b, c0, k, pack);
-            if (!k) NAME(guess_byte)(m, s, c);
-            if (rc) encode_bit(rc, p, bit);
-            if (cost) spent += bit_cost(bit ? p : 65536 - p);
-            NAME(update)(m, s, &b, c0, bit, pack);
-            c0 = c0 * 2 + (uint32_t)bit;
+    record_begin(m, s, q->types[0], raw);
+    for (size_t r = 0; r < q->count; r++) {
+        const uint8_t *record = raw + s->pos;
+        const size_t n = q->lengths[r];
+        if (r) record_next(s, q->types[r]);
+        NAME(look_ahead)(m, s);
+        for (size_t i = 0; i <= n; i++) {
+            uint32_t c = i < n ? record[i] : 0, c0 = 1, spent = 0;
+            NAME(begin_byte)(m, s, pack);
+            for (int k = 7; k >= 0; k--) {
+                int bit = c >> k & 1;
+                uint32_t p = NAME(predict)(m, s, &b, c0, k, pack);
+                if (!k) NAME(guess_byte)(m, s, c);
+                if (rc) encode_bit(rc, p, bit);
+                if (cost) spent += bit_cost(bit ? p : 65536 - p);
+                NAME(update)(m, s, &b, c0, bit, pack);
+                c0 = c0 * 2 + (uint32_t)bit;
+            }
+            if (!c) {
+                int literal = i < n;
+                if (rc) encode_bit(rc, s->p_zero, literal);
+                if (cost) spent += bit_cost(literal ? s->p_zero : 65536 - s->p_zero);
+                zero_update(s, literal);
+            }
+            if (cost) cost[i] = (uint16_t)(spent > 65535 ? 65535 : spent);
+            if (i < n) NAME(end_byte)(m, s, c);
         }
-        if (!c) {
-            int literal = i < n;
-            if (rc) encode_bit(rc, s->p_zero, literal);
-            if (cost) spent += bit_cost(literal ? s->p_zero : 65536 - s->p_zero);
-            zero_update(s, literal);
-        }
-        if (cost) cost[i] = (uint16_t)(spent > 65535 ? 65535 : spent);
-        if (i < n) NAME(end_byte)(m, s, c);
     }
     record_end(s);
 }
 
-static void NAME(run_encode)(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, Encoder *rc, uint16_t *cost) {
-    if (m->has_pack) NAME(encode_loop)(m, s, type, raw, n, rc, cost, 1);
-    else NAME(encode_loop)(m, s, type, raw, n, rc, cost, 0);
+static void NAME(run_encode)(const Model *m, Scratch *s, const Sequence *q, const uint8_t *raw, Encoder *rc, uint16_t *cost) {
+    if (m->has_pack) NAME(encode_loop)(m, s, q, raw, rc, cost, 1);
+    else NAME(encode_loop)(m, s, q, raw, rc, cost, 0);
 }
 
-static inline __attribute__((always_inline)) long NAME(decode_loop)(const Model *m, Scratch *s, int type, Decoder *rc, uint8_t *out, size_t cap, const int pack) {
+/* Fills out and q->lengths; returns how many bytes in all, or an error. */
+static inline __attribute__((always_inline)) long NAME(decode_loop)(const Model *m, Scratch *s, const Sequence *q, Decoder *rc, uint8_t *out, size_t cap, const int pack) {
     Bit b;
-    record_begin(m, s, type, out);
-    NAME(look_ahead)(m, s);
-    size_t n = 0;
+    record_begin(m, s, q->types[0], out);
+    size_t n = 0, begin = 0, r = 0;
     long result;
+    NAME(look_ahead)(m, s);
     for (;;) {
         uint32_t c0 = 1;
         NAME(begin_byte)(m, s, pack);
@@ -421,7 +428,15 @@ static inline __attribute__((always_inline)) long NAME(decode_loop)(const Model 
         if (!c) {
             int literal = decode_bit(rc, s->p_zero);
             zero_update(s, literal);
-            if (!literal) { result = (long)n; break; }
+            if (!literal) {
+                q->lengths[r++] = n - begin;
+                if (r == q->count) { result = (long)n; break; }
+                if (rc->spent > SPENT_MAX) { result = NBMF_STREAM; break; }
+                begin = n;
+                record_next(s, q->types[r]);
+                NAME(look_ahead)(m, s);
+                continue;
+            }
         }
         if (rc->spent > SPENT_MAX) { result = NBMF_STREAM; break; }
         if (n == cap) { result = NBMF_LIMIT; break; }
@@ -432,6 +447,6 @@ static inline __attribute__((always_inline)) long NAME(decode_loop)(const Model 
     return result;
 }
 
-static long NAME(run_decode)(const Model *m, Scratch *s, int type, Decoder *rc, uint8_t *out, size_t cap) {
-    return m->has_pack ? NAME(decode_loop)(m, s, type, rc, out, cap, 1) : NAME(decode_loop)(m, s, type, rc, out, cap, 0);
+static long NAME(run_decode)(const Model *m, Scratch *s, const Sequence *q, Decoder *rc, uint8_t *out, size_t cap) {
+    return m->has_pack ? NAME(decode_loop)(m, s, q, rc, out, cap, 1) : NAME(decode_loop)(m, s, q, rc, out, cap, 0);
 }

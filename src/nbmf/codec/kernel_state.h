@@ -149,8 +149,8 @@ static inline void match_find(const Model *m, Scratch *s) {
     if (s->pos >= MATCH_MIN) {
         uint32_t *slot = &s->match_pos[s->hash[1] >> 51];
         if (!s->match_len && *slot >= s->epoch) {
-            size_t at = *slot - s->epoch;
-            uint32_t n = common_suffix(s->buf, s->pos, s->buf, at);
+            size_t at = *slot - s->epoch;            /* s->pos itself after an empty record of a sequence: no match */
+            uint32_t n = at < s->pos ? common_suffix(s->buf, s->pos, s->buf, at) : 0;
             if (n >= MATCH_MIN) { s->match_len = n; s->match_at = at; }
         }
         *slot = s->epoch + (uint32_t)s->pos;
@@ -185,6 +185,12 @@ static inline void record_begin(const Model *m, Scratch *s, int type, const uint
     s->p_zero = type == 2 ? 16384 : 256;
     if (s->epoch > 0xFFFFFFFFu - 2 * SEGMENT_MAX) { memset(s->match_pos, 0, sizeof s->match_pos); s->epoch = 0; }
     if (!s->epoch) s->epoch = 1;
+}
+
+/* The next record of a sequence: a new context, while all that was learned, and the text that matches are found in, goes on. */
+static inline void record_next(Scratch *s, int type) {
+    context_reset(&s->context, type);
+    s->match_len = s->primer[0].len = s->primer[1].len = 0;
 }
 
 /* Leaves the scratch as a new one is: nothing of the record stays. */

@@ -1,7 +1,8 @@
 """The kernel in NumPy and plain integers: the living definition of the model, its mixer and the range coder.
 
 It gives the bytes and the errors of the C kernel, on hosts of either byte order. Names, and the order of the functions,
-are those of the C files: kernel.h, kernel_context.h, kernel_state.h, kernel_loop.h, kernel.c, kernel_model.c.
+are those of the C files: here kernel_state.h, kernel_loop.h and kernel.c; kernel_context.h in reference_context.py;
+kernel.h and kernel_model.c in reference_model.py.
 
 Arithmetic is that of C on fixed widths. Plain integers are masked where C wraps; arrays are widened to 32 or 64 bits
 before they are multiplied, and wrap as C does under -fwrapv. Every right shift is arithmetic.
@@ -9,229 +10,51 @@ before they are multiplied, and wrap as C does under -fwrapv. Every right shift 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+import itertools
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from nbmf.codec.kernel import Buffer
-from nbmf.errors import FormatError, StreamError, StreamLimit
+from nbmf.codec.reference_context import (
+    LOCAL_HASHES,
+    MASK32,
+    PACK_HASHES,
+    Context,
+    context_hashes,
+    context_state,
+    context_update,
+)
+from nbmf.codec.reference_model import (
+    I64,
+    LANE_BIAS,
+    LANE_MATCH,
+    LANE_O1,
+    LANE_O2,
+    LANE_PACK,
+    LANE_PACK_PRIMER,
+    LANE_PRIMER,
+    LANE_STATE,
+    LINE_BYTES,
+    LINE_ENTRIES,
+    LIST_LEN,
+    LOCAL_SLOTS,
+    N_BASE_LISTS,
+    N_SETS,
+    N_STATIC,
+    PRIMER_MIN,
+    SEGMENT_SIZE,
+    SET_BASE,
+    SM_CELLS,
+    U8,
+    Expected,
+    Model,
+    Tables,
+    model_open,
+)
+from nbmf.errors import StreamError, StreamLimit
 
 __all__ = ["SEGMENT_SIZE", "Coder", "load"]
-
-U8 = npt.NDArray[np.uint8]
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-
-# -- kernel.h ----------------------------------------------------------------------------------------------------------
-
-# Lists: sparse distributions over the next byte, one per context. Those of the model's line table come first, then the
-# ones learned inside the record, then those of a pack's line table.
-N_STATIC, N_LOCAL, N_PACK = 12, 8, 8
-N_BASE_LISTS: Final = N_STATIC + N_LOCAL
-N_LISTS: Final = N_BASE_LISTS + N_PACK
-LIST_LEN: Final = 8  # entries of one list: (symbol, weight 0..255)
-
-# Mixer inputs (lanes): int16 logits, first those of the base lists. Lanes without a name stay 0.
-LANE_O1, LANE_O2 = 20, 21
-LANE_MATCH: Final = 22  # two lanes: expected bit, and the same when the match is long
-LANE_PRIMER, LANE_STATE, LANE_BIAS = 24, 26, 31
-LANE_PACK, LANE_PACK_PRIMER = 32, 40
-LANES_BASE, LANES = 32, 48
-SET_BASE: Final = (0, 288, 544, 800, 1824)  # first row of each mixer weight set
-TOTAL_ROWS: Final = 2592
-N_SETS: Final = len(SET_BASE)
-
-LINE_BYTES: Final = 64  # 21 of uint16 (tag << 4 | weight code), 21 symbols, one byte unused
-LINE_ENTRIES: Final = 21
-SM_CELLS: Final = 2048  # [bit position][bucket of the mass on 1][bucket of the mass on 0]
-MATCH_CELLS: Final = 256  # [min(length, 31)][bit position]
-PRIMER_MIN: Final = 6
-LOCAL_SLOTS: Final = 4096  # per local context
-SEGMENT_SIZE: Final = 1 << 18
-FILE_HEADER, FILE_ENTRY, FILE_SECTIONS = 64, 32, 64
-PRIMER_BITS_MAX: Final = 20
-TABLE_MAX: Final = 1 << 24
-
-
-class Tables(NamedTuple):
-    lines: U8  # [n][LINE_BYTES], a view of the file
-    primer: memoryview
-    primer_index: I32  # position after the hashed bytes, 0 none
-    primer_bits: int
-
-
-Expected = tuple[list[int], list[int]]  # [bit that is expected][MATCH_CELLS] logits
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """The tables of a model file, and of a pack when there is one. Nothing changes them."""
-
-    tables: list[Tables]  # of the model, of the pack
-    sm: I32  # [lists * SM_CELLS] logits
-    primer_sm: list[Expected]  # one for each of the tables
-    match_sm: Expected
-    o1: memoryview  # [256 * 256] logits by previous byte, node
-    o2_row: memoryview  # [65536] row of the pair, 0 none
-    o2: memoryview  # [rows * 256] logits / 16
-    state_sm: memoryview  # [256 * 256] logits by (structure state, node)
-    weights: I32  # [TOTAL_ROWS][lanes]
-    final_weights: list[int]  # [256 * 8]
-    squash: list[int]  # P(1) * 65536 at logit i - 2048
-    rates: list[int]  # of the sets; the last is the final stage's
-    lists: int
-    lanes: int
-    most: int  # no lane's magnitude is over it
-
-
-# -- kernel_context.h: what the model knows of the bytes before the next one -------------------------------------------
-
-DEPTH_MAX: Final = 16
-PRIME: Final = 0x2C1B3C6D
-MASK32, MASK64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
-KIND: Final = [kind * 0xA24BAED4963EE407 & MASK64 for kind in range(21)]
-LETTER: Final = [97 <= c | 32 <= 122 or c >= 128 for c in range(256)]
-CLASS: Final = [1 if 48 <= c <= 57 else 2 if LETTER[c] else 3 if c == 32 else 4 for c in range(256)]
-NEWLINE, QUOTE, COMMA, COLON, BACKSLASH, OPEN_ARRAY = b'\n",:\\['
-SEPARATORS, OPENERS, CLOSERS = frozenset(b" ,\t|;"), frozenset(b"{["), frozenset(b"}]")
-
-Word = TypeVar("Word", int, npt.NDArray[Any])
-
-
-class Context:
-    """A pure function of the record so far. Hashes are uint32, `hist` is uint64."""
-
-    def __init__(self, value_type: int) -> None:
-        self.hist = value_type  # types are small: no byte of text equals them, so the first byte knows its type
-        self.word = self.word1 = self.word2 = 0  # hash of the unit so far, of the one before, and before that
-        self.line = self.shape = self.field = self.token = 0  # since the line began; token: since the last separator
-        self.string = self.value = self.last_string = 0  # since the JSON string, the JSON value began
-        self.key, self.prev_key = [0] * DEPTH_MAX, [0] * DEPTH_MAX
-        self.is_array = [False] * DEPTH_MAX
-        self.depth = self.char_class = 0
-        self.in_string = self.escaped = self.in_value = False
-
-
-def mix64(x: Word) -> Word:
-    """Bijective on 64 bits, so distinct contexts of one kind collide only in the bits that are kept."""
-    x = x * 0x9E3779B97F4A7C15 & MASK64
-    x = (x ^ x >> 32) * 0xD6E8FEB86659FD93 & MASK64
-    return x ^ x >> 29
-
-
-def hash_pair(kind: int, a: int, b: int) -> int:
-    return mix64((a << 32 | b) ^ KIND[kind])
-
-
-def fold(h: int, x: int) -> int:
-    h = (h + x + 1) * PRIME & MASK32
-    return h ^ h >> 15
-
-
-def context_update(x: Context, c: int) -> None:
-    x.hist = (x.hist << 8 | c) & MASK64
-    letter = LETTER[c]
-    if x.word and (not letter or 0xE3 <= c <= 0xED):
-        x.word2, x.word1, x.word = x.word1, x.word, 0
-    if letter:
-        x.word = fold(x.word, c | 32 if c < 128 else c)
-    if c == NEWLINE:
-        x.line = x.shape = x.field = x.token = x.char_class = 0
-        x.in_string = False
-    else:
-        kind = CLASS[c]
-        x.line = fold(x.line, c)
-        if kind == 4:
-            x.shape = fold(x.shape, c)
-        elif kind != x.char_class:
-            x.shape = fold(x.shape, kind)
-        x.char_class = kind
-        if c in SEPARATORS:
-            x.field += 1
-            x.token = 0
-        else:
-            x.token = fold(x.token, c)
-    if x.in_value:
-        x.value = fold(x.value, c)
-    if x.in_string:
-        if x.escaped:
-            x.escaped = False
-            x.string = fold(x.string, c)
-        elif c == BACKSLASH:
-            x.escaped = True
-        elif c == QUOTE:
-            x.in_string = False
-            x.last_string = x.string
-        else:
-            x.string = fold(x.string, c)
-        return
-    d = x.depth
-    if c == QUOTE:
-        x.in_string, x.escaped, x.string = True, False, 0
-    elif c == COLON:
-        if d and not x.is_array[d] and not x.in_value:
-            x.key[d], x.in_value, x.value = x.last_string, True, 0
-    elif c == COMMA:
-        if d:
-            if not x.is_array[d]:
-                x.prev_key[d], x.in_value, x.string = x.key[d], False, 0
-            x.value = 0
-    elif c in OPENERS:
-        array = c == 0x5B
-        if d < DEPTH_MAX - 1:
-            d = x.depth = d + 1
-        x.is_array[d] = x.in_value = array
-        x.key[d] = x.key[d - 1] if array else 0
-        x.prev_key[d] = x.value = x.string = 0
-    elif c in CLOSERS and d:
-        x.depth, x.in_value, x.value = d - 1, True, 1
-
-
-def context_state(x: Context) -> int:
-    """0..7: where in a JSON value the next byte lies, or plain text."""
-    if not x.depth:
-        return 1 if x.in_string else 0
-    if x.in_value:
-        return 2 if x.in_string else 3 if x.is_array[x.depth] else 4
-    return 5 if x.in_string else 6 if x.string == 0 else 7
-
-
-def context_hashes(x: Context) -> list[int]:
-    """Order 3, 4, 5, 6, 8, word, word pair, word triple, word skip, three of structure; then order 1 and 2.
-
-    The last two are no static contexts. Order 6 (index 3) is what finds matches in a primer.
-    """
-    t, word, word1, word2, d = x.hist, x.word, x.word1, x.word2, x.depth
-    c1, low, high = t & 0xFF, t & MASK32, t >> 32
-    here = word or c1
-    hashes = [
-        hash_pair(1, 0, t & 0xFFFFFF),
-        hash_pair(2, 0, low),
-        hash_pair(3, high & 0xFF, low),
-        hash_pair(4, high & 0xFFFF, low),
-        hash_pair(5, high, low),
-        hash_pair(6, 0 if word else word1, here),
-        hash_pair(7, word1 if word else word1 ^ (word2 * 5 & MASK32), here),
-        hash_pair(8, (word1 * 3 + word2 * PRIME) & MASK32, here),
-        hash_pair(9, word2, here),
-    ]
-    key, up, before = x.key[d], x.key[d - 1], x.prev_key[d]
-    if not d:
-        hashes += hash_pair(16, 0, x.line), hash_pair(17, x.field, x.token), hash_pair(18, c1, x.shape)
-    elif x.in_value:
-        v = x.value
-        hashes += hash_pair(10, key, v), hash_pair(11, key, word or c1 + 256), hash_pair(12, key * 3 + up & MASK32, v)
-    else:
-        s = x.string * 2 + x.in_string & MASK32
-        hashes += hash_pair(13, before, s), hash_pair(14, up, s), hash_pair(15, before * 3 + up & MASK32, s)
-    hashes += hash_pair(19, 0, c1), hash_pair(20, 0, t & 0xFFFF)
-    return hashes
-
-
-LOCAL_HASHES: Final = (12, 13, 0, 1, 3, 5, 6, 9)  # order 1, 2, 3, 4, 6, word, word pair, structure
-PACK_HASHES: Final = (13, 0, 1, 3, 5, 6, 9, 10)  # order 2, 3, 4, 6, word, word pair, structure twice
 
 # -- kernel_state.h: what a record changes while it is coded -----------------------------------------------------------
 
@@ -404,7 +227,7 @@ def match_find(m: Model, s: Scratch) -> None:
     if pos >= MATCH_MIN:
         slot = s.hashes[1] >> 51
         at = s.match_pos.get(slot, 0)
-        if not s.match_len and at:
+        if not s.match_len and 0 < at < pos:  # at pos itself after an empty record of a sequence
             n = common_suffix(s.buf, pos, s.buf, at)
             if n >= MATCH_MIN:
                 s.match_len, s.match_at = n, at
@@ -417,6 +240,14 @@ def match_find(m: Model, s: Scratch) -> None:
 
 def zero_update(s: Scratch, literal: int) -> None:
     s.p_zero = min(max(s.p_zero + ((65535 if literal else 0) - s.p_zero >> 4), 64), 65472)
+
+
+def record_next(s: Scratch, value_type: int) -> None:
+    """The next record of a sequence: a new context, while all that was learned goes on."""
+    s.context = Context(value_type)
+    s.match_len = 0
+    for p in s.primers:
+        p.length = 0
 
 
 # -- kernel_loop.h: the predictor and coder ----------------------------------------------------------------------------
@@ -621,36 +452,40 @@ def update(m: Model, s: Scratch, c0: int, bit: int) -> None:
     narrow(s, bit)
 
 
-def run_encode(m: Model, value_type: int, raw: bytes, rc: Encoder | None, cost: list[int] | None) -> None:
-    s = Scratch(m, value_type)
-    for i in range(len(raw) + 1):
-        c = raw[i] if i < len(raw) else 0
-        c0, spent = 1, 0
-        begin_byte(m, s)
-        for k in range(7, -1, -1):
-            bit = c >> k & 1
-            p = predict(m, s, c0, k)
-            if rc is not None:
-                encode_bit(rc, p, bit)
+def run_encode(m: Model, types: bytes, raws: list[bytes], rc: Encoder | None, cost: list[int] | None) -> None:
+    s = Scratch(m, types[0])
+    for number, raw in enumerate(raws):
+        if number:
+            record_next(s, types[number])
+        for i in range(len(raw) + 1):
+            c = raw[i] if i < len(raw) else 0
+            c0, spent = 1, 0
+            begin_byte(m, s)
+            for k in range(7, -1, -1):
+                bit = c >> k & 1
+                p = predict(m, s, c0, k)
+                if rc is not None:
+                    encode_bit(rc, p, bit)
+                if cost is not None:
+                    spent += bit_cost(p if bit else 65536 - p)
+                update(m, s, c0, bit)
+                c0 = c0 * 2 + bit
+            if not c:
+                literal = int(i < len(raw))
+                if rc is not None:
+                    encode_bit(rc, s.p_zero, literal)
+                if cost is not None:
+                    spent += bit_cost(s.p_zero if literal else 65536 - s.p_zero)
+                zero_update(s, literal)
             if cost is not None:
-                spent += bit_cost(p if bit else 65536 - p)
-            update(m, s, c0, bit)
-            c0 = c0 * 2 + bit
-        if not c:
-            literal = int(i < len(raw))
-            if rc is not None:
-                encode_bit(rc, s.p_zero, literal)
-            if cost is not None:
-                spent += bit_cost(s.p_zero if literal else 65536 - s.p_zero)
-            zero_update(s, literal)
-        if cost is not None:
-            cost.append(min(spent, 65535))
-        if i < len(raw):
-            end_byte(s, c)
+                cost.append(min(spent, 65535))
+            if i < len(raw):
+                end_byte(s, c)
 
 
-def run_decode(m: Model, value_type: int, rc: Decoder, cap: int) -> bytes:
-    s = Scratch(m, value_type)
+def run_decode(m: Model, types: bytes, rc: Decoder, cap: int) -> list[bytes]:
+    s = Scratch(m, types[0])
+    ends = [0]
     while True:
         c0 = 1
         begin_byte(m, s)
@@ -663,7 +498,13 @@ def run_decode(m: Model, value_type: int, rc: Decoder, cap: int) -> bytes:
             literal = decode_bit(rc, s.p_zero)
             zero_update(s, literal)
             if not literal:
-                return bytes(s.buf)
+                ends.append(len(s.buf))
+                if len(ends) > len(types):
+                    return [bytes(s.buf[a:b]) for a, b in itertools.pairwise(ends)]
+                if rc.spent > SPENT_MAX:
+                    raise StreamError("the stream does not decode")
+                record_next(s, types[len(ends) - 1])
+                continue
         if rc.spent > SPENT_MAX:
             raise StreamError("the stream does not decode")
         if len(s.buf) == cap:
@@ -686,125 +527,6 @@ def encoder_flush(e: Encoder) -> None:
         n += 1
     for _ in range(n + 1):
         encoder_shift(e)
-
-
-# -- kernel_model.c: model and pack files, checked once so that coding needs no checks ---------------------------------
-
-
-class File(NamedTuple):
-    data: memoryview
-    kind: str
-
-
-def fail(f: File, message: str) -> NoReturn:
-    raise FormatError(f"{f.kind} file: {message}")
-
-
-def le(data: bytes | memoryview) -> int:
-    return int.from_bytes(data, "little")
-
-
-def file_check(f: File, magic: bytes) -> None:
-    size = len(f.data)
-    if size < FILE_HEADER or f.data[:4] != magic:
-        fail(f, f"it does not begin with {magic.decode()}")
-    if f.data[5] > 1:
-        fail(f, f"it needs a reader of version {f.data[5]}")
-    sections, named = le(f.data[6:8]), le(f.data[8:16])
-    if sections > FILE_SECTIONS or FILE_HEADER + sections * FILE_ENTRY > size:
-        fail(f, "the section table is cut short")
-    if named != size:
-        fail(f, f"it has {size} bytes, not the {named} that it names")
-
-
-def section(f: File, name: str, size: int, count: int = -1) -> memoryview:
-    """The section's bytes: `count` items of `size` bytes; any whole number where count < 0."""
-    for i in range(le(f.data[6:8])):
-        entry = f.data[FILE_HEADER + i * FILE_ENTRY :][:FILE_ENTRY]
-        if bytes(entry[:16]).split(b"\0")[0] != name.encode():
-            continue
-        at, n = le(entry[16:24]), le(entry[24:32])
-        if at > len(f.data) or n > len(f.data) - at:
-            fail(f, f"section {name} lies outside it")
-        if n % size or (count >= 0 and n != count * size):
-            fail(f, f"section {name} has a wrong size of {n} bytes")
-        return f.data[at : at + n]
-    fail(f, f"section {name} is missing")
-
-
-def items(f: File, name: str, dtype: str, count: int = -1) -> npt.NDArray[Any]:
-    """The section's numbers, aligned and in host order: a view of the file where it has them so, else a copy."""
-    kind = np.dtype(dtype)
-    data = np.frombuffer(section(f, name, kind.itemsize, count), kind)
-    return np.require(data, kind.newbyteorder("="), "A")
-
-
-def expectation(f: File, name: str) -> Expected:
-    """A match table by the bit that is expected: its logits are for a one. Negation wraps, as int16 does."""
-    table = items(f, name, "<i2", MATCH_CELLS).astype(np.int16)
-    return np.negative(table).tolist(), table.tolist()
-
-
-def tables_open(f: File) -> Tables:
-    lines = section(f, "lines", 1)
-    if len(lines) % LINE_BYTES or not 1 <= len(lines) // LINE_BYTES <= TABLE_MAX:
-        fail(f, "section lines has a wrong size")
-    primer = section(f, "primer", 1)
-    size = len(primer)
-    if size > TABLE_MAX:
-        fail(f, "section primer has a wrong size")
-    bits = 1
-    while bits < PRIMER_BITS_MAX and 1 << bits < 2 * size:
-        bits += 1
-    index = np.zeros(1 << bits, np.int32)
-    text = np.frombuffer(primer, np.uint8)
-    for first in range(0, size - PRIMER_MIN + 1, 1 << 16):  # in parts, to bound the memory
-        windows = np.lib.stride_tricks.sliding_window_view(text[first : first + (1 << 16) + PRIMER_MIN - 1], PRIMER_MIN)
-        pairs = np.full(len(windows), KIND[4], np.uint64)
-        for j in range(PRIMER_MIN):
-            pairs ^= windows[:, j].astype(np.uint64) << np.uint64(8 * (PRIMER_MIN - 1 - j))
-        # Of positions with one hash the last stays.
-        index[(mix64(pairs) >> np.uint64(64 - bits)).astype(np.intp)] = first + PRIMER_MIN + np.arange(len(windows))
-    return Tables(np.frombuffer(lines, np.uint8).reshape(-1, LINE_BYTES), primer, index, bits)
-
-
-def model_open(model: Buffer, pack: Buffer | None) -> Model:
-    f = File(memoryview(model).cast("B"), "model")
-    file_check(f, b"NBMM")
-    tables = [tables_open(f)]
-    sm = [items(f, "lists", "<i2", N_STATIC * SM_CELLS)]
-    primer_sm = [expectation(f, "primer_match")]
-    o1, o2_row = items(f, "order1", "<i2", 65536), items(f, "order2_row", "<u2", 65536)
-    o2, state_sm = items(f, "order2", "i1"), items(f, "state", "<i2", 65536)
-    sm.append(items(f, "local", "<i2", N_LOCAL * SM_CELLS))
-    match_sm = expectation(f, "match")
-    squash = items(f, "squash", "<u2", 4096).tolist()
-    if max(o2_row.tolist()) >= len(o2) // 256:
-        fail(f, "section order2_row points outside order2")
-    if not all(squash):
-        fail(f, "section squash holds a zero")
-    prefix = "" if pack is None else "pack_"
-    weights = items(f, prefix + "weights", "<i2", TOTAL_ROWS * LANES).reshape(TOTAL_ROWS, LANES)
-    final_weights = items(f, prefix + "final", "<i2", 256 * 8).tolist()
-    rates = items(f, prefix + "rates", "<i4", 8).tolist()
-    if not all(0 <= rate <= 127 for rate in rates):
-        fail(f, "section rates holds a value outside 0..127")
-    lists, lanes = N_BASE_LISTS, LANES_BASE
-    if pack is not None:
-        g = File(memoryview(pack).cast("B"), "pack")
-        file_check(g, b"NBMP")
-        tables.append(tables_open(g))
-        if section(g, "model_id", 1, 32) != f.data[16:48]:
-            fail(g, "it was made for another model")
-        sm.append(items(f, "pack_lists", "<i2", N_PACK * SM_CELLS))
-        primer_sm.append(expectation(f, "pack_match"))
-        lists, lanes = N_LISTS, LANES
-    logits = np.concatenate(sm).astype(np.int32)
-    seen = [logits, o1, state_sm, *match_sm, *(side for pair in primer_sm for side in pair)]
-    most = max(16 * 128, *(int(np.abs(np.asarray(table, np.int32)).max()) for table in seen))
-    wide = weights[:, :lanes].astype(np.int32, order="C")
-    rows = o1.data, o2_row.data, o2.data, state_sm.data
-    return Model(tables, logits, primer_sm, match_sm, *rows, wide, final_weights, squash, rates, lists, lanes, most)
 
 
 # -- _kernelmodule.c ---------------------------------------------------------------------------------------------------
@@ -830,26 +552,49 @@ class Coder:
         data = bytes(memoryview(raw))
         check_call(value_type, profile, len(data))
         e = Encoder()
-        run_encode(self._model, value_type, data, e, None)
+        run_encode(self._model, bytes([value_type]), [data], e, None)
         encoder_flush(e)
         return bytes(e.out[1:])
 
     def decode(self, payload: Buffer, value_type: int, profile: int = 0, max_out: int = SEGMENT_SIZE) -> bytes:
         """The raw bytes of `payload`. Raises StreamError, and StreamLimit past `max_out` bytes."""
-        data = bytes(memoryview(payload))
         check_call(value_type, profile, 0)
+        return self.decode_sequence(payload, bytes([value_type]), profile, max_out)[0]
+
+    def encode_sequence(self, raws: list[bytes], value_types: bytes, profile: int) -> bytes:
+        """One payload of records that are coded one after the other, each knowing those before it."""
+        if len(value_types) != len(raws) or not raws:
+            raise ValueError("one type per item is wanted, and an item")
+        data, total = [bytes(memoryview(raw)) for raw in raws], 0
+        for raw, kind in zip(data, value_types, strict=True):
+            total += len(raw)
+            check_call(kind, profile, total)
+        e = Encoder()
+        run_encode(self._model, value_types, data, e, None)
+        encoder_flush(e)
+        return bytes(e.out[1:])
+
+    def decode_sequence(
+        self, payload: Buffer, value_types: bytes, profile: int, max_out: int = SEGMENT_SIZE
+    ) -> list[bytes]:
+        """The raw bytes of as many records as there are types; `max_out` holds for all together."""
+        data = bytes(memoryview(payload))
+        if not value_types:
+            raise ValueError("a sequence has at least one record")
+        for kind in value_types:
+            check_call(kind, profile, 0)
         d = Decoder(data)
-        raw = run_decode(self._model, value_type, d, min(max(max_out, 0), SEGMENT_SIZE))
+        raws = run_decode(self._model, value_types, d, min(max(max_out, 0), SEGMENT_SIZE))
         if d.pos < len(data):  # bytes after the end
             raise StreamError("the stream does not decode")
-        return raw
+        return raws
 
     def costs(self, raw: Buffer, value_type: int, profile: int = 0) -> bytes:
         """Little-endian uint16 costs in 1/256 bit, saturating: one a byte and one for the end."""
         data = bytes(memoryview(raw))
         check_call(value_type, profile, len(data))
         cost: list[int] = []
-        run_encode(self._model, value_type, data, None, cost)
+        run_encode(self._model, bytes([value_type]), [data], None, cost)
         return np.array(cost, "<u2").tobytes()
 
     def encode_many(self, raws: list[bytes], value_types: bytes, profile: int, threads: int) -> list[bytes]:

@@ -1,0 +1,143 @@
+"""Groups: records of one owner coded one after the other, each knowing those before it. docs/spec/record.md, Sequences.
+
+    1  profile(1)  runs of (value type(1), LEB128 count)  check(4)  stream      a sequence
+    2  of each record: LEB128 length, bare blob                                 blobs
+
+Reading one takes the model (or pack) whose content id its archive keeps, and how many records it holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from nbmf.codec import format
+from nbmf.codec.codec import Codec
+from nbmf.errors import CorruptRecord, FormatError, StreamError
+
+SEQUENCE: Final = 1
+BLOBS: Final = 2
+RECORDS_MOST: Final = 1 << 16  # of one group
+
+
+class NeuralGroups:
+    """Codes records of stores in groups, with one codec. Thread-safe.
+
+    `codec_of` gives the codec that reads bare blobs of a content id (hex); "" is a blob that needs none. What `encode`
+    returns has been decoded and compared.
+    """
+
+    def __init__(self, codec: Codec, codec_of: Callable[[str], Codec]) -> None:
+        self.codec = codec
+        self.codec_of = codec_of
+        self.id = codec.id
+
+    def encode(self, records: Sequence[tuple[str, bytes]]) -> bytes:
+        """One group of the (content id, bare blob) of each record. Raises NbmfError for a blob that does not decode."""
+        if not 0 < len(records) <= RECORDS_MOST:
+            raise FormatError(f"a group holds 1 to {RECORDS_MOST} records, not {len(records)}")
+        pairs = [self.codec_of(id).raw(blob, bare=True) for id, blob in records]
+        raws, types = [raw for _, raw in pairs], bytes(value_type for value_type, _ in pairs)
+        if sum(map(len, raws)) <= format.SEGMENT_SIZE:
+            stream = self.codec.coder.encode_sequence(raws, types, self.codec.profile)
+            head = bytes([SEQUENCE, self.codec.profile]) + _runs(types) + _crc(types, raws)
+            if len(head) + len(stream) <= sum(map(len, raws)):
+                group = head + stream
+                if self._decode(group, len(raws)) != pairs:
+                    raise CorruptRecord("a group of records did not decode to them")
+                return group
+        blobs = [self.codec.from_pair(value_type, raw, bare=True) for value_type, raw in pairs]
+        if [self.codec.raw(blob, bare=True) for blob in blobs] != pairs:
+            raise CorruptRecord("a group of records did not decode to them")
+        return bytes([BLOBS]) + b"".join(_number(len(blob)) + blob for blob in blobs)
+
+    def decode(self, group: bytes, count: int) -> list[bytes]:
+        """The records as bare blobs of method `stored`, which any codec reads. Raises FormatError, CorruptRecord."""
+        return [
+            format.build(format.STORED, value_type, format.crc(value_type, raw), raw, bare=True)
+            for value_type, raw in self._decode(group, count)
+        ]
+
+    def _decode(self, group: bytes, count: int) -> list[tuple[int, bytes]]:
+        if not group or group[0] not in (SEQUENCE, BLOBS):
+            raise FormatError("no group of records, or one of a later version")
+        if not 0 < count <= RECORDS_MOST:
+            raise CorruptRecord(f"a group holds 1 to {RECORDS_MOST} records, not {count}")
+        if group[0] == BLOBS:
+            return [self.codec.raw(blob, bare=True) for blob in _blobs(group, count)]
+        types, at = _types(group, count)
+        if group[1] != self.codec.profile:
+            raise FormatError(f"a group of profile {group[1]}, which this codec has not")
+        try:
+            raws = self.codec.coder.decode_sequence(group[at + 4 :], types, self.codec.profile, format.SEGMENT_SIZE)
+        except StreamError as error:
+            raise CorruptRecord(f"group of records: {error}") from None
+        if group[at : at + 4] != _crc(types, raws):
+            raise CorruptRecord("a group's check is wrong: it is damaged, or was made with another model or pack")
+        return list(zip(types, raws, strict=True))
+
+
+def _number(n: int) -> bytes:
+    """LEB128."""
+    out = bytearray()
+    while n > 0x7F:
+        out.append(n & 0x7F | 0x80)
+        n >>= 7
+    out.append(n)
+    return bytes(out)
+
+
+def _read_number(data: bytes, at: int) -> tuple[int, int]:
+    """A LEB128 of at most five bytes, and the position after it."""
+    n = 0
+    for shift in range(0, 35, 7):
+        if at >= len(data):
+            break
+        byte = data[at]
+        at += 1
+        n |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return n, at
+    raise CorruptRecord("a number in a group of records is cut short or too long")
+
+
+def _runs(types: bytes) -> bytes:
+    return b"".join(bytes([kind]) + _number(len(list(same))) for kind, same in itertools.groupby(types))
+
+
+def _types(group: bytes, count: int) -> tuple[bytes, int]:
+    """The value types of a sequence, and the position of its check."""
+    out, at = b"", 2
+    while len(out) < count:
+        if at >= len(group) or group[at] > 3:
+            raise CorruptRecord("a group's value types are wrong")
+        n, after = _read_number(group, at + 1)
+        if not 0 < n <= count - len(out):
+            raise CorruptRecord("a group's value types are wrong")
+        out += bytes([group[at]]) * n
+        at = after
+    if at + 4 > len(group):
+        raise CorruptRecord("a group of records is cut short")
+    return out, at
+
+
+def _crc(types: bytes, raws: list[bytes]) -> bytes:
+    check = zlib.crc32(types)
+    for raw in raws:
+        check = zlib.crc32(raw, zlib.crc32(_number(len(raw)), check))
+    return check.to_bytes(4, "little")
+
+
+def _blobs(group: bytes, count: int) -> list[bytes]:
+    out, at = [], 1
+    for _ in range(count):
+        n, at = _read_number(group, at)
+        if n > len(group) - at:
+            raise CorruptRecord("a group of records is cut short")
+        out.append(group[at : at + n])
+        at += n
+    if at != len(group):
+        raise CorruptRecord("bytes after a group of records")
+    return out
