@@ -241,7 +241,7 @@ def stream_lines(codec: Codec, packed: Codec) -> Iterator[str]:
     for _, value in values():
         value_type, raw = to_raw(value, allow_nan=True)
         for pack, which in enumerate((codec, packed)):
-            payload = which._coder.encode(raw, value_type)
+            payload = which.coder.encode(raw, value_type)
             yield f"{value_type} {raw.hex() or '-'} {payload.hex() or '-'} {pack}"
 
 

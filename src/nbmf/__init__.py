@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbmf.codec.codec import Codec, decode, encode
 from nbmf.errors import (
@@ -14,9 +14,13 @@ from nbmf.errors import (
     NbmfError,
     OutputLimit,
     PolicyError,
+    StoreError,
     UnknownModel,
     UnsupportedValue,
 )
+
+if TYPE_CHECKING:
+    from nbmf.memory import Memory
 
 __version__ = "0.1.0"
 
@@ -25,9 +29,11 @@ __all__ = [
     "CorruptRecord",
     "DataError",
     "FormatError",
+    "Memory",
     "NbmfError",
     "OutputLimit",
     "PolicyError",
+    "StoreError",
     "UnknownModel",
     "UnsupportedValue",
     "adapt",
@@ -44,3 +50,11 @@ def adapt(values: Iterable[Any], out: str | Path, *, model: str = "base", size: 
     from nbmf.codec.adapt import adapt as learn
 
     return learn(values, out, model=model, size=size)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Memory":  # imported when asked for: the codec alone needs none of it
+        from nbmf.memory import Memory
+
+        return Memory
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

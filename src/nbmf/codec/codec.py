@@ -38,19 +38,23 @@ def _strange(pack: Pack) -> float:
 class Codec:
     """One model, with or without a domain pack, loaded once. Thread-safe.
 
-    `model` is a name or a path ending in .nbm; `domain` a name or a path ending in .nbp; `max_out` caps the raw
-    bytes of a decoded value. Raises UnknownModel, FormatError, PolicyError (a profile that the model has not).
+    `model` is a name or a path ending in .nbm; `domain` a name, a path ending in .nbp, or a Pack; `max_out` caps the
+    raw bytes of a decoded value. Raises UnknownModel, FormatError, PolicyError (a profile that the model has not).
     """
 
     def __init__(
-        self, model: str = "base", profile: str = "fast", domain: str | None = None, max_out: int = DEFAULT_MAX_OUT
+        self,
+        model: str = "base",
+        profile: str = "fast",
+        domain: str | Pack | None = None,
+        max_out: int = DEFAULT_MAX_OUT,
     ) -> None:
         if profile not in format.PROFILES:
             raise PolicyError(f"profile {profile!r} is neither fast nor dense")
         if profile == "dense":
             raise PolicyError(f"model {model} has no dense profile")
         self.model = load_model(model)
-        self.pack = load_pack(domain) if domain else None
+        self.pack = domain if isinstance(domain, Pack) else load_pack(domain) if domain else None
         if self.pack and self.pack.model_id != self.model.id:
             raise UnknownModel(self.pack.model_id[:4].hex())
         self.profile = format.PROFILES.index(profile)
@@ -101,6 +105,15 @@ class Codec:
     ) -> list[bytes]:
         """The blobs of many values, on all cores."""
         pairs = [self.to_pair(value, allow_nan) for value in values]
+        blobs = self.from_pairs(pairs, bare)
+        if verify:
+            for pair, blob, back in zip(pairs, blobs, self.raw_many(blobs, bare), strict=True):
+                if back != pair:
+                    raise CorruptRecord(f"a blob of {len(blob)} bytes did not decode to its value")
+        return blobs
+
+    def from_pairs(self, pairs: list[tuple[int, bytes]], bare: bool = False) -> list[bytes]:
+        """`from_pair` of each, on all cores."""
         parts = [format.split_raw(raw) for _, raw in pairs]
         types = b"".join(bytes([pair[0]]) * len(part) for pair, part in zip(pairs, parts, strict=True))
         payloads = self.coder.encode_many(
@@ -111,10 +124,6 @@ class Codec:
         for (value_type, raw), part in zip(pairs, parts, strict=True):
             blobs.append(self._race(value_type, raw, payloads[at : at + len(part)], bare))
             at += len(part)
-        if verify:
-            for (value_type, raw), blob, back in zip(pairs, blobs, self._raw_many(blobs, bare), strict=True):
-                if back != (value_type, raw):
-                    raise CorruptRecord(f"a blob of {len(blob)} bytes did not decode to its value")
         return blobs
 
     def to_pair(self, value: Any, allow_nan: bool = False) -> tuple[int, bytes]:
@@ -184,11 +193,12 @@ class Codec:
         """The values of many blobs, on all cores. Raises as `decode`, for the first blob at fault."""
         blobs = list(blobs)
         try:
-            return [from_raw(value_type, raw) for value_type, raw in self._raw_many(blobs, bare)]
+            return [from_raw(value_type, raw) for value_type, raw in self.raw_many(blobs, bare)]
         except NbmfError:  # of any of them: the first in order is found one by one
             return [self.decode(blob, bare) for blob in blobs]
 
-    def _raw_many(self, blobs: list[bytes], bare: bool) -> list[tuple[int, bytes]]:
+    def raw_many(self, blobs: list[bytes], bare: bool = False) -> list[tuple[int, bytes]]:
+        """`raw` of each, on all cores. Raises as `decode`, for any of them."""
         parsed = [format.parse(blob, bare=bare) for blob in blobs]
         out: list[tuple[int, bytes]] = [(0, b"")] * len(parsed)
         mine = []

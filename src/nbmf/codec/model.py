@@ -56,7 +56,7 @@ class Pack:
     path: Path
     id: bytes = field(repr=False)
     model_id: bytes = field(repr=False)
-    buffer: mmap.mmap = field(repr=False)
+    buffer: bytes | mmap.mmap = field(repr=False)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -186,6 +186,17 @@ def load_pack(name: str | Path) -> Pack:
     path = _find(os.fspath(name), PACK_SUFFIX)
     id, buffer = _load(path, PACK_MAGIC)
     return Pack(path, id, bytes(section(buffer, "model_id")), buffer)
+
+
+def pack_of(path: Path, data: bytes) -> Pack:
+    """The pack in a file's bytes; `path` only names it. Raises FormatError (no pack, damaged)."""
+    if data[:4] != PACK_MAGIC or len(data) < HEADER_SIZE:
+        raise FormatError(f"{path}: not a pack file")
+    section_table(data)
+    id = data[ID_AT : ID_AT + ID_SIZE]
+    if content_id(data) != id:
+        raise FormatError(f"{path}: its content does not have the id {id[:4].hex()} that it names")
+    return Pack(path, id, bytes(section(data, "model_id")), data)
 
 
 def _candidates(suffix: str) -> Iterator[tuple[bytes, Path]]:

@@ -27,8 +27,8 @@ class Record:
 
     `codec` is the content id (hex) of the model or pack that reads the bare `blob`; "" for a blob that needs none, such
     as the old encoder's. `fidelity` is "lossless" or "semantic". `ttl` is what a read renews, `expires` when it ends.
-    `meta` is the user's metadata as compact JSON, b"" for none; `code` is semantic recall's compact vector, likewise. A put
-    keeps `created` of the record that it replaces.
+    `meta` is the user's metadata as compact JSON, b"" for none; `code` is semantic recall's compact vector, likewise.
+    A put keeps `created` of the record that it replaces.
     """
 
     namespace: Namespace

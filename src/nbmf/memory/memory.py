@@ -1,0 +1,528 @@
+"""`Memory`: put, get, search, delete and forget records, wherever they lie."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from nbmf.errors import PolicyError
+from nbmf.memory import aging
+from nbmf.memory.encoding import Encoded, Pair, value_of
+from nbmf.memory.items import (
+    LIMIT,
+    DeleteOp,
+    GetOp,
+    Item,
+    ListNamespacesOp,
+    MemoryOp,
+    PutOp,
+    SearchOp,
+    check_filter,
+    item_of,
+    matches,
+    meta_bytes,
+    now,
+)
+from nbmf.memory.opening import Parts, open_parts
+from nbmf.memory.recall import Recall
+from nbmf.policy.lifecycle import touch
+from nbmf.policy.policy import Policy
+from nbmf.policy.router import Route, route, tenant_of
+from nbmf.store.archives import ArchiveTier
+from nbmf.store.base import (
+    Delete,
+    Fault,
+    Forget,
+    Get,
+    Namespace,
+    Namespaces,
+    Op,
+    Put,
+    Record,
+    Scan,
+    Tier,
+    check_address,
+    within,
+)
+from nbmf.store.cache import HotCache
+
+MINUTE: Final = 60_000  # milliseconds
+HEAT_MOST: Final = 100_000  # records whose reads are remembered
+
+Tick = Callable[..., None]
+
+
+class Memory:
+    """A store of records by (namespace, key). Thread-safe; several processes may have the same one open.
+
+    A namespace is a tuple of texts, its first segment the tenant. What a put returns from is durable, and was verified
+    by decoding. Made by `Memory.open`; a context manager. Every method raises StoreError when the medium fails.
+    """
+
+    def __init__(self, parts: Parts, recall: Recall) -> None:
+        self.policy = parts.policy
+        self.codecs = parts.codecs
+        self.hot = HotCache(parts.policy.cache.bytes)
+        self.recall = recall
+        self.parts = parts
+        self.warm: Tier = parts.warm
+        self._cold: ArchiveTier | None = None
+        self._cold_lock = threading.Lock()
+        self._quotas = aging.Quotas()
+        self._heat: dict[tuple[Namespace, str], tuple[float, int]] = {}
+        self._heat_lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        address: str | os.PathLike[str],
+        *,
+        policy: Policy | str | Path | None = None,
+        key: bytes | str | None = None,
+        passphrase: str | None = None,
+        embedder: Any = "auto",
+        cold: str | os.PathLike[str] | None = None,
+        ledger: bool = False,
+        create: bool = True,
+    ) -> Memory:
+        """Opens the store in a folder, made if need be, or at a postgresql:// address.
+
+        `policy`: a Policy or the path of one; else the folder's policy.toml, else the defaults. `key` (32 bytes, or
+        hex or base64; else NBMF_KEY) or `passphrase` encrypts it. `embedder`: "auto" is the static one where
+        nbmf[search] is installed and none elsewhere; None; or an object as store.embed.Embedder. `cold`: where archives
+        lie, a folder or s3://bucket/prefix. `ledger`: keep an audit ledger; one that is there is kept up anyway.
+        Raises StoreError, PolicyError, NbmfError (an extra is missing).
+        """
+        parts = open_parts(
+            os.fspath(address),
+            policy=policy,
+            key=key,
+            passphrase=passphrase,
+            cold=None if cold is None else os.fspath(cold),
+            ledger=ledger,
+            create=create,
+        )
+        try:
+            return cls(parts, Recall(embedder))
+        except BaseException:
+            parts.warm.close()
+            raise
+
+    def close(self) -> None:
+        """Releases everything; closing twice is fine."""
+        self.warm.close()
+        if self._cold is not None:
+            self._cold.close()
+        self.hot.clear()
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def cold(self, make: bool = False) -> ArchiveTier | None:
+        """The cold tier; None when nothing was ever put there and `make` is False."""
+        if self._cold is None and (make or self.parts.has_cold()):
+            with self._cold_lock:
+                if self._cold is None:
+                    self._cold = self.parts.open_cold()
+        return self._cold
+
+    # -- records -------------------------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        namespace: Namespace,
+        key: str,
+        value: Any,
+        *,
+        cls: str = "",
+        ttl: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+        index: bool | Sequence[str] | None = None,
+        vector: Sequence[float] | None = None,
+    ) -> None:
+        """Stores a value: text, a JSON value, bytes or a float32 vector. It replaces the one that was there.
+
+        `ttl` is in minutes, and every read renews it. `index`: False leaves the record out of semantic search, names of
+        fields index those alone, None does as the policy says. `vector` is the record's own, for the store's embedder.
+        Raises PolicyError (address, quota, a protected class that diverged), UnsupportedValue, OutputLimit.
+        """
+        self.batch([PutOp(namespace, key, value, cls, ttl, meta, index, vector)])
+
+    def get(self, namespace: Namespace, key: str, default: Any = None, *, refresh: bool = True) -> Any:
+        """The value at an address, `default` where there is none. `refresh` renews its ttl, if it has one."""
+        item = self.item(namespace, key, refresh=refresh)
+        return default if item is None else item.value
+
+    def item(self, namespace: Namespace, key: str, *, refresh: bool = True) -> Item | None:
+        """The record at an address, with its times, class, metadata and tier."""
+        found: Item | None = self.batch([GetOp(namespace, key, refresh)])[0]
+        return found
+
+    def delete(self, namespace: Namespace, key: str) -> bool:
+        """Whether there was a record, which is gone now."""
+        return bool(self.batch([DeleteOp(namespace, key)])[0])
+
+    def put_many(self, ops: Iterable[PutOp]) -> None:
+        """Stores many, encoded on all cores, in one transaction: all of them or none."""
+        self.batch(list(ops))
+
+    def search(
+        self,
+        prefix: Namespace = (),
+        query: str | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        limit: int = LIMIT,
+        offset: int = 0,
+        vector: Sequence[float] | None = None,
+        cls: str | None = None,
+    ) -> list[Item]:
+        """The records in and below `prefix` that pass the filter (items.matches).
+
+        With a query, or its vector, the best first, by meaning and keywords, each with a score; what is not indexed is
+        not found. Without, those updated last first. Without a query every record under the prefix is read.
+        """
+        found: list[Item] = self.batch([SearchOp(prefix, query, filter, limit, offset, vector, cls)])[0]
+        return found
+
+    def list_namespaces(
+        self,
+        prefix: Namespace = (),
+        suffix: Namespace = (),
+        *,
+        max_depth: int | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[Namespace]:
+        """The namespaces that hold records, sorted. "*" in prefix or suffix stands for any one segment.
+
+        `max_depth` cuts them to so many segments, each told once.
+        """
+        found: list[Namespace] = self.batch([ListNamespacesOp(prefix, suffix, max_depth, limit, offset)])[0]
+        return found
+
+    def forget(self, prefix: Namespace) -> int:
+        """Removes every trace of what is in and below `prefix`; how many records that were.
+
+        Caches, index, database, log, archives, and the packs that were learned from any of it: records that stay are
+        coded anew without such a pack first. With encryption, the key of a tenant that is forgotten whole is shredded.
+        """
+        if prefix:
+            check_address(prefix)
+        tenant, time, packs = tenant_of(prefix), now(), self.codecs.packs
+        learned = packs.of(tenant) if packs and prefix else []
+        if learned:
+            aging.recode(self, (tenant,), learned, skip=prefix)
+        cold = self.cold()
+        warm = {(r.namespace, r.key) for r, _ in self.live(prefix, time)} if cold else set()
+        if cold is not None:  # before the warm tier, which shreds the key that these archives are sealed with
+            cold.batch([Forget(prefix)])
+        count = max(int(self.warm.batch([Forget(prefix)])[0]), len(warm))
+        if packs and not prefix:
+            learned = [path.stem for path in packs.files()]
+            packs.drop_all()
+        elif packs and learned:
+            packs.drop(tenant)
+        self.codecs.dropped(learned)
+        if prefix:
+            self.hot.forget(tenant)
+        else:
+            self.hot.clear()
+        self.recall.forget(prefix)
+        with self._heat_lock:
+            self._heat = {at: heat for at, heat in self._heat.items() if not within(at[0], prefix)}
+        self._quotas.clear()
+        return count
+
+    # -- batches -------------------------------------------------------------------------------------------------------
+
+    def batch(self, ops: Sequence[MemoryOp]) -> list[Any]:
+        """The result of each operation, in order; each sees what those before it did.
+
+        Neighbouring puts are encoded together and committed in one transaction, as are neighbouring gets and deletes.
+        """
+        results: list[Any] = []
+        at = 0
+        while at < len(ops):
+            end = at + 1
+            kind = type(ops[at])
+            while end < len(ops) and type(ops[end]) is kind:
+                end += 1
+            results += self._run(kind, ops[at:end])
+            at = end
+        return results
+
+    def _run(self, kind: type[MemoryOp], ops: Sequence[Any]) -> list[Any]:
+        if kind is PutOp:
+            self._put(ops)
+            return [None] * len(ops)
+        if kind is GetOp:
+            return self._get(ops)
+        if kind is DeleteOp:
+            return self._delete(ops)
+        if kind is SearchOp:
+            return [self._search(op) for op in ops]
+        if kind is ListNamespacesOp:
+            return [self._namespaces(op) for op in ops]
+        raise PolicyError(f"{kind.__name__} is no operation of a Memory")
+
+    async def abatch(self, ops: Sequence[MemoryOp]) -> list[Any]:
+        """`batch` in a thread."""
+        return await asyncio.to_thread(self.batch, ops)
+
+    # -- puts ----------------------------------------------------------------------------------------------------------
+
+    def records_of(self, ops: Sequence[PutOp]) -> list[Record]:
+        """The records that puts come to: checked, routed, encoded and verified, not yet stored."""
+        time = now()
+        pairs: list[Pair] = []
+        routes = []
+        for op in ops:
+            check_address(op.namespace, op.key)
+            if not isinstance(op.cls, str):
+                raise PolicyError(f"a class is a text, not {op.cls!r}"[:200])
+            pair = self.codecs.of_domain("").to_pair(op.value, allow_nan=False)
+            pairs.append(pair)
+            chosen = route(self.policy, op.namespace, op.cls, op.key, len(pair[1]), time, tier="warm")
+            routes.append(self.with_own_pack(chosen, op.namespace))
+        encoded = self.codecs.encode_many(routes, [op.value for op in ops], pairs)
+        codes = self.recall.codes(ops, [chosen.index for chosen in routes])
+        out = []
+        for op, one, code, chosen, pair in zip(ops, encoded, codes, routes, pairs, strict=True):
+            out.append(_record(op, one, code, chosen.fidelity, time))
+            if chosen.hot:
+                self.hot.put((tenant_of(op.namespace), one.codec, one.blob), pair)
+        return out
+
+    def with_own_pack(self, chosen: Route, namespace: Namespace) -> Route:
+        """The route, by the pack learned from the tenant's own records where the policy names none."""
+        if chosen.domain != "" or self.codecs.packs is None:
+            return chosen
+        own = self.codecs.packs.current(tenant_of(namespace))
+        return replace(chosen, domain=own) if own else chosen
+
+    def _put(self, ops: Sequence[PutOp]) -> None:
+        records = self.records_of(ops)
+        self._quotas.check(self, records)
+        cold = self.cold()
+        older: list[Record] = []
+        if cold is not None:
+            found = cold.batch([Get(record.namespace, record.key, record.updated) for record in records])
+            older = [one for one in found if one is not None]
+            born = {(one.namespace, one.key): one.created for one in older}
+            records = [
+                replace(one, created=min(one.created, born.get((one.namespace, one.key), one.created)))
+                for one in records
+            ]
+        self.warm.batch([Put(record) for record in records])
+        if cold is not None and older:
+            cold.batch([Delete(one.namespace, one.key) for one in older])
+        self._quotas.added(records)
+
+    # -- gets ----------------------------------------------------------------------------------------------------------
+
+    def _get(self, ops: Sequence[GetOp]) -> list[Item | None]:
+        time = now()
+        for op in ops:
+            check_address(op.namespace, op.key)
+        found = self.fetch([(op.namespace, op.key) for op in ops], time, [op.refresh for op in ops])
+        for op, one in zip(ops, found, strict=True):
+            if one is not None:
+                self._heated(op.namespace, op.key, one[0].cls, time)
+        items = self._items([one for one in found if one is not None])
+        if self.policy.rollout.shadow:
+            for item in items:
+                self.codecs.compare(item.value)
+        answers = iter(items)
+        return [None if one is None else next(answers) for one in found]
+
+    def fetch(
+        self, addresses: Sequence[tuple[Namespace, str]], time: int, renew: Sequence[bool] | None = None
+    ) -> list[tuple[Record, str] | None]:
+        """The record at each address and its tier, warm before cold."""
+        renew = renew or [False] * len(addresses)
+        gets: list[Op] = [
+            Get(namespace, key, time, again) for (namespace, key), again in zip(addresses, renew, strict=True)
+        ]
+        out: list[tuple[Record, str] | None] = [
+            None if record is None else (record, "warm") for record in self.warm.batch(gets)
+        ]
+        missing = [i for i, one in enumerate(out) if one is None]
+        if missing and (cold := self.cold()) is not None:
+            for i, record in zip(missing, cold.batch([gets[i] for i in missing]), strict=True):
+                out[i] = None if record is None else (record, "cold")
+        return out
+
+    def pairs(self, records: Sequence[Record]) -> list[Pair]:
+        """Type number and raw bytes of each record's value, from the hot tier where it has them."""
+        keys = [(tenant_of(record.namespace), record.codec, record.blob) for record in records]
+        out = [self.hot.get(key) for key in keys]
+        missing = [i for i, pair in enumerate(out) if pair is None]
+        if len(missing) == 1:
+            record = records[missing[0]]
+            fresh = [self.codecs.decode(record.codec, record.blob)]
+        else:
+            fresh = self.codecs.decode_many([(records[i].codec, records[i].blob) for i in missing])
+        for i, pair in zip(missing, fresh, strict=True):
+            out[i] = pair
+            if self.policy.rules(keys[i][0], records[i].cls).hot:
+                self.hot.put(keys[i], pair)
+        return [pair for pair in out if pair is not None]
+
+    def _items(self, found: Sequence[tuple[Record, str]]) -> list[Item]:
+        pairs = self.pairs([record for record, _ in found])
+        return [item_of(record, tier, value_of(pair)) for (record, tier), pair in zip(found, pairs, strict=True)]
+
+    def _heated(self, namespace: Namespace, key: str, cls: str, time: int) -> None:
+        half_life = self.policy.rules(tenant_of(namespace), cls).heat_half_life
+        with self._heat_lock:
+            if len(self._heat) >= HEAT_MOST and (namespace, key) not in self._heat:
+                self._heat.clear()
+            reads, last = self._heat.get((namespace, key), (0.0, time))
+            self._heat[namespace, key] = touch(reads, last, time, half_life)
+
+    def heat_of(self, namespace: Namespace, key: str) -> tuple[float, int | None]:
+        """The decayed count of reads of a record since this process opened the store, and when the last one was."""
+        with self._heat_lock:
+            return self._heat.get((namespace, key), (0.0, None))
+
+    # -- deletes -------------------------------------------------------------------------------------------------------
+
+    def _delete(self, ops: Sequence[DeleteOp]) -> list[bool]:
+        for op in ops:
+            check_address(op.namespace, op.key)
+        deletes = [Delete(op.namespace, op.key) for op in ops]
+        cold = self.cold()
+        # The cold one first: the warm one is what readers see, so nothing old comes back in between.
+        frozen = [False] * len(ops) if cold is None else self._delete_cold(cold, deletes)
+        gone: list[bool] = self.warm.batch(deletes)
+        self._quotas.clear()
+        return [bool(a or b) for a, b in zip(gone, frozen, strict=True)]
+
+    @staticmethod
+    def _delete_cold(cold: ArchiveTier, deletes: Sequence[Delete]) -> list[bool]:
+        time = now()
+        there = [one is not None for one in cold.batch([Get(op.namespace, op.key, time) for op in deletes])]
+        if any(there):
+            cold.batch([op for op, is_there in zip(deletes, there, strict=True) if is_there])
+        return there
+
+    # -- searches ------------------------------------------------------------------------------------------------------
+
+    def _search(self, op: SearchOp) -> list[Item]:
+        if op.prefix:
+            check_address(op.prefix)
+        if op.limit < 0 or op.offset < 0:
+            raise PolicyError(f"limit and offset are 0 or more, not {op.limit} and {op.offset}")
+        check_filter(op.filter)
+        wanted = op.offset + op.limit
+        if op.query is None and op.vector is None:
+            return self._latest(op, wanted)[op.offset :]
+        return self.recall.search(self, op, wanted)[op.offset :]
+
+    def _latest(self, op: SearchOp, wanted: int) -> list[Item]:
+        """Those updated last first; of equal times, by address."""
+        time = now()
+        seen: list[tuple[Record, str]] = list(self.live(op.prefix, time, op.cls))
+        seen.sort(key=lambda one: (-one[0].updated, one[0].namespace, one[0].key))
+        out: list[Item] = []
+        step = max(64, wanted)
+        for at in range(0, len(seen), step):
+            items = self._items(seen[at : at + step]) if op.filter else self._items(seen[at : at + wanted - len(out)])
+            out += [item for item in items if matches(item.value, op.filter)]
+            if len(out) >= wanted:
+                break
+        return out[:wanted]
+
+    def live(self, prefix: Namespace, time: int | None, cls: str | None = None) -> Iterator[tuple[Record, str]]:
+        """Every record of a prefix and its tier; a cold one that a warm one replaced is left out."""
+        cold = self.cold()
+        warm: set[tuple[Namespace, str]] = set()
+        for record in _scan(self.warm, prefix, time, cls):
+            if cold is not None:
+                warm.add((record.namespace, record.key))
+            yield record, "warm"
+        if cold is not None:
+            for record in _scan(cold, prefix, time, cls):
+                if (record.namespace, record.key) not in warm:
+                    yield record, "cold"
+
+    def _namespaces(self, op: ListNamespacesOp) -> list[Namespace]:
+        time = now()
+        fixed = op.prefix[: op.prefix.index("*")] if "*" in op.prefix else op.prefix
+        found: set[Namespace] = set(self.warm.batch([Namespaces(fixed, time)])[0])
+        if (cold := self.cold()) is not None:
+            found.update(cold.batch([Namespaces(fixed, time)])[0])
+        chosen = {
+            namespace[: op.max_depth] if op.max_depth else namespace
+            for namespace in found
+            if _fits(namespace[: len(op.prefix)], op.prefix)
+            and _fits(namespace[len(namespace) - len(op.suffix) :], op.suffix)
+        }
+        return sorted(chosen)[op.offset : op.offset + op.limit]
+
+    # -- upkeep --------------------------------------------------------------------------------------------------------
+
+    def adapt(self, tenant: str, size: int = 512 << 10, tick: Tick = lambda *_: None) -> dict[str, Any]:
+        """Learns a domain pack from a tenant's own records; its new records are coded with it, old ones at `compact`.
+
+        The pack belongs to the tenant and goes when any of its records is forgotten. Returns the pack's card.
+        """
+        return aging.adapt(self, tenant, size, tick)
+
+    def compact(self, tick: Tick = lambda *_: None) -> dict[str, int]:
+        """Ages what is due (demote, promote, expire, re-encode), gives back space; how many of each were moved.
+
+        May be stopped anywhere and run again.
+        """
+        return aging.compact(self, tick)
+
+    def check(self, tick: Tick = lambda *_: None) -> Iterator[Fault]:
+        """Verifies every checksum and decodes every record; yields what is wrong. Nothing: the store is sound."""
+        yield from aging.check(self, tick)
+
+    def stats(self, measure: bool = False) -> dict[str, Any]:
+        """Counts and bytes, line by line. `measure` decodes every record for the raw bytes and the ratios."""
+        return aging.stats(self, measure)
+
+
+def _record(op: PutOp, encoded: Encoded, code: bytes, fidelity: str, time: int) -> Record:
+    if op.ttl is not None and not (isinstance(op.ttl, (int, float)) and 0 < op.ttl < 1e9):
+        raise PolicyError(f"a ttl is a number of minutes over 0, not {op.ttl!r}"[:200])
+    ttl = None if op.ttl is None else max(1, round(op.ttl * MINUTE))
+    return Record(
+        namespace=op.namespace,
+        key=op.key,
+        blob=encoded.blob,
+        codec=encoded.codec,
+        cls=op.cls,
+        fidelity=fidelity,
+        created=time,
+        updated=time,
+        expires=None if ttl is None else time + ttl,
+        ttl=ttl,
+        meta=meta_bytes(op.meta),
+        code=code,
+    )
+
+
+def _scan(tier: Tier, prefix: Namespace, time: int | None, cls: str | None) -> Iterator[Record]:
+    after = None
+    while page := tier.batch([Scan(prefix, time, after, cls=cls)])[0]:
+        yield from page
+        after = (page[-1].namespace, page[-1].key)
+
+
+def _fits(part: Namespace, pattern: Namespace) -> bool:
+    return len(part) == len(pattern) and all(b in ("*", a) for a, b in zip(part, pattern, strict=True))
+
+
+__all__ = ["Memory"]

@@ -1,0 +1,172 @@
+"""Keywords: which words of a text are worth finding it by, their signature in a record's code, and how a match scores.
+
+No plaintext and no index of words is kept. A code ends with the 12-bit hashes of the text's few rarest keywords, which
+are scanned together with the vectors: they bring a record whose embedding says nothing of an order number or a name
+among the candidates. Candidates are decoded anyway, so what they score is their true text's match.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+HASH_BITS: Final = 12
+NO_HASH: Final = 0xFFFF  # fills a row of hashes up; no keyword has it
+SLOTS: Final = 8  # keywords of a signature, of 1.5 bytes each
+TERMS: Final = 8  # keywords of a query that are looked for in signatures: its rarest
+SIGNED_MOST: Final = 4096  # characters of a text that its signature is drawn from
+KEYWORD_MOST: Final = 64  # characters of a keyword; longer runs are data, not words
+
+# In the units of `rarity`: below COMMON a word is not worth a slot or a weight, above RARE it cannot get rarer.
+COMMON: Final = 24.0
+RARE: Final = 80.0
+LETTER_BITS: Final = 6.0
+NUMBER_BONUS: Final = 24.0
+
+# BM25's saturation of a keyword that is met again, and its share for a text's length.
+SATURATION: Final = 0.6
+LENGTH_SHARE: Final = 0.3
+LENGTH_MEAN: Final = 60  # keywords of a text that is neither short nor long
+
+KEYWORD_SHARE: Final = 0.5  # of what the cosine leaves open, the part that a full match of all keywords gives
+
+# Scripts that are written without spaces: pairs of neighbours stand for words.
+_PAIRED: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
+_RUN: Final = re.compile(rf"[{_PAIRED}]+|[^\W{_PAIRED}]+")
+_IS_PAIRED: Final = re.compile(rf"[{_PAIRED}]")
+
+Rarity = Callable[[str], float]
+Hashes = npt.NDArray[np.uint16]
+
+
+def keywords(text: str) -> list[str]:
+    """The keywords of a text, in order, caseless: runs of letters, digits and underscores.
+
+    Scripts written without spaces give every pair of neighbours.
+    """
+    runs = _RUN.findall(text.casefold())
+    if text.isascii():
+        return [run for run in runs if len(run) <= KEYWORD_MOST]
+    found: list[str] = []
+    for run in runs:
+        if _IS_PAIRED.match(run):
+            found += [run[i : i + 2] for i in range(max(len(run) - 1, 1))]
+        elif len(run) <= KEYWORD_MOST:
+            found.append(run)
+    return found
+
+
+def plain_rarity(keyword: str) -> float:
+    """A keyword's rarity where no embedder tells: by its length, and whether it has digits."""
+    rarity = LETTER_BITS * len(keyword)
+    if _IS_PAIRED.match(keyword):
+        rarity *= 3
+    if len(keyword) >= 4 and any(map(str.isdigit, keyword)):
+        rarity += NUMBER_BONUS
+    return rarity
+
+
+def weight(keyword: str, rarity: Rarity = plain_rarity) -> float:
+    """What a keyword counts in a match, in 0..1; 0 for the common ones."""
+    return min(max(rarity(keyword) - COMMON, 0.0) / (RARE - COMMON), 1.0)
+
+
+def hash_of(keyword: str) -> int:
+    """12 bits, the same for ever: they are stored."""
+    crc = zlib.crc32(keyword.encode("utf-8", "surrogatepass"))
+    return (crc ^ crc >> HASH_BITS ^ crc >> 2 * HASH_BITS) & ((1 << HASH_BITS) - 1)
+
+
+def signature(text: str, rarity: Rarity = plain_rarity) -> bytes:
+    """The hashes of the text's rarest keywords, ascending, at most SLOTS: two in 3 bytes, an odd last one in 2."""
+    distinct = dict.fromkeys(keywords(text[:SIGNED_MOST]))
+    rated = [(-rarity(keyword), keyword) for keyword in distinct]
+    chosen = [keyword for rate, keyword in sorted(rated) if -rate > COMMON][:SLOTS]
+    hashes = sorted({hash_of(keyword) for keyword in chosen})
+    packed = 0
+    for i, value in enumerate(hashes):
+        packed |= value << HASH_BITS * i
+    return packed.to_bytes((HASH_BITS * len(hashes) + 7) // 8, "little")
+
+
+def unpack(signature: bytes) -> list[int]:
+    """The hashes of a signature."""
+    packed = int.from_bytes(signature, "little")
+    return [packed >> HASH_BITS * i & (1 << HASH_BITS) - 1 for i in range(8 * len(signature) // HASH_BITS)]
+
+
+def unpack_many(signatures: Sequence[bytes]) -> Hashes:
+    """uint16[len, SLOTS]: the hashes of each signature, rows filled up with NO_HASH."""
+    width = SLOTS * HASH_BITS // 8
+    sizes = np.fromiter(map(len, signatures), np.intp, len(signatures))
+    joined = b"".join(signature.ljust(width, b"\0")[:width] for signature in signatures)
+    raw = np.frombuffer(joined, np.uint8).reshape(len(signatures), SLOTS // 2, 3).astype(np.uint16)
+    out = np.empty((len(signatures), SLOTS), np.uint16)
+    out[:, 0::2] = raw[:, :, 0] | (raw[:, :, 1] & 15) << 8
+    out[:, 1::2] = raw[:, :, 1] >> 4 | raw[:, :, 2] << 4
+    out[np.arange(SLOTS) >= (8 * sizes // HASH_BITS)[:, None]] = NO_HASH
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query's keywords. `weights` are by keyword, 0..1; `terms` are (hash, weight) of those sought in signatures."""
+
+    weights: dict[str, float]
+    terms: tuple[tuple[int, float], ...]
+    total: float
+
+    @classmethod
+    def of(cls, text: str, rarity: Rarity = plain_rarity) -> Query:
+        weights = {keyword: weight(keyword, rarity) for keyword in dict.fromkeys(keywords(text[:SIGNED_MOST]))}
+        weights = {keyword: share for keyword, share in weights.items() if share > 0}
+        rarest = sorted(weights.items(), key=lambda item: (-item[1], item[0]))[:TERMS]
+        terms = tuple((hash_of(keyword), share) for keyword, share in rarest)
+        return cls(weights, terms, sum(weights.values()))
+
+    def match(self, text: str) -> float:
+        """How much of the query's keywords a text holds, in 0..1: each by its weight, saturating as in BM25.
+
+        A keyword that is met f times in a text of n keywords gives f / (f + SATURATION x (1 - LENGTH_SHARE +
+        LENGTH_SHARE x n / LENGTH_MEAN)), scaled so that once in a text of mean length gives 1; never more than 1.
+        """
+        if not self.weights:
+            return 0.0
+        found = keywords(text)
+        counts = Counter(keyword for keyword in found if keyword in self.weights)
+        length = SATURATION * (1 - LENGTH_SHARE + LENGTH_SHARE * len(found) / LENGTH_MEAN)
+        gain = sum(
+            self.weights[keyword] * min(count * (1 + SATURATION) / (count + length), 1.0)
+            for keyword, count in counts.items()
+        )
+        return gain / self.total
+
+
+def fuse(cosine: float, keyword: float) -> float:
+    """The score of a result, in 0..1: s + KEYWORD_SHARE x keyword x (1 - s), where s is the cosine, at least 0.
+
+    Purely semantic results score their cosine; keywords only ever add, and most where the embedding sees nothing.
+    """
+    semantic = min(max(cosine, 0.0), 1.0)
+    return semantic + KEYWORD_SHARE * min(max(keyword, 0.0), 1.0) * (1.0 - semantic)
+
+
+__all__ = [
+    "SLOTS",
+    "Query",
+    "fuse",
+    "hash_of",
+    "keywords",
+    "plain_rarity",
+    "signature",
+    "unpack",
+    "unpack_many",
+    "weight",
+]
