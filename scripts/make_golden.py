@@ -2,11 +2,15 @@
 
 A blob once released must decode for ever, so a line that would come out otherwise is an error: the format, the model or
 the kernel has changed. `--fresh` makes everything anew and is refused once CHANGELOG.md names a released version.
+
+lasting.jsonl holds blobs and groups of a small model that lies beside it, compressed, and is never replaced: it stays
+readable proof of the format when another base model ships.
 """
 
 import argparse
 import hashlib
 import json
+import lzma
 import math
 import re
 import sys
@@ -21,6 +25,7 @@ import nbmf
 from nbmf import samples
 from nbmf.codec.codec import Codec
 from nbmf.codec.format import NEURAL, STORED, build, crc, parse
+from nbmf.codec.group import NeuralGroups
 from nbmf.codec.values import VALUE_TYPES, to_raw
 from nbmf.errors import NbmfError
 
@@ -31,6 +36,8 @@ PACK_SIZE: Final = 24 << 10  # bytes
 PACK_RECORDS: Final = 120
 MAX_OUT: Final = 400  # bytes: a damaged stream that goes on and on is stopped early
 SEGMENTED_CHARS: Final = 270_000
+LASTING: Final = GOLDEN / "lasting.nbm.xz"
+GROUP_RECORDS: Final = (1, 2, 7)
 
 Line = dict[str, Any]
 
@@ -245,6 +252,26 @@ def stream_lines(codec: Codec, packed: Codec) -> Iterator[str]:
             yield f"{value_type} {raw.hex() or '-'} {payload.hex() or '-'} {pack}"
 
 
+def lasting_codec(folder: Path) -> Codec:
+    """The codec of the lasting model, which is unpacked into `folder`."""
+    path = folder / "lasting.nbm"
+    path.write_bytes(lzma.decompress(LASTING.read_bytes()))
+    return Codec(str(path))
+
+
+def lasting_lines(codec: Codec) -> Iterator[Line]:
+    """Bare blobs of every golden value, then groups of the shipped samples."""
+    for name, value in values():
+        yield {"name": name, "bare": codec.encode(value, bare=True, allow_nan=True).hex()}
+    groups = NeuralGroups(codec, lambda _: codec)
+    shipped = [(codec.id, codec.encode(sample.value, bare=True)) for sample in samples.load()]
+    for number, count in enumerate(GROUP_RECORDS):
+        part = shipped[10 * number : 10 * number + count]
+        yield {"name": f"group of {count}", "group": groups.encode(part).hex(), "first": 10 * number, "count": count}
+    following = groups.encode(shipped[5:9], shipped[:5])
+    yield {"name": "group that follows 5", "group": following.hex(), "first": 5, "count": 4, "after": 5}
+
+
 def dump(line: Line) -> str:
     return json.dumps(line, ensure_ascii=True)
 
@@ -319,6 +346,10 @@ def main() -> int:
     ):
         path = GOLDEN / name
         changed += [f"{name}: {key[:60]}" for key in add(path, lines, [key_of(path, line) for line in lines])]
+    with tempfile.TemporaryDirectory() as folder:
+        lines = [dump(line) for line in lasting_lines(lasting_codec(Path(folder)))]
+    path = GOLDEN / "lasting.jsonl"
+    changed += [f"lasting.jsonl: {key[:60]}" for key in add(path, lines, [key_of(path, line) for line in lines])]
     segmented = writer.encode(segmented_text(), verify=True)
     parsed = parse(segmented, bare=False)
     assert parsed.method == NEURAL and parsed.segmented

@@ -5,6 +5,7 @@ A missing file is a failure. `scripts/make_golden.py` adds lines and refuses to 
 
 import hashlib
 import json
+import lzma
 import subprocess
 import sys
 from functools import cache
@@ -16,8 +17,10 @@ import pytest
 from strategies import same
 
 import nbmf
+from nbmf import samples
 from nbmf.codec.codec import Codec
 from nbmf.codec.format import ZSTD
+from nbmf.codec.group import NeuralGroups
 from nbmf.codec.model import load_model, load_pack
 from nbmf.codec.values import VALUE_TYPES, VECTOR, from_raw
 from nbmf.errors import NbmfError
@@ -25,7 +28,7 @@ from nbmf.errors import NbmfError
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 PACK = GOLDEN / "golden.nbp"
-LEAST = {"blobs.jsonl": 60, "errors.jsonl": 45, "streams.txt": 120}
+LEAST = {"blobs.jsonl": 60, "errors.jsonl": 45, "streams.txt": 120, "lasting.jsonl": 60}
 
 
 def lines(name: str) -> list[str]:
@@ -35,6 +38,7 @@ def lines(name: str) -> list[str]:
 
 BLOBS = [json.loads(line) for line in lines("blobs.jsonl")]
 ERRORS = [json.loads(line) for line in lines("errors.jsonl")]
+LASTING = [json.loads(line) for line in lines("lasting.jsonl")]
 STREAMS = [line.split(" ") for line in lines("streams.txt")]
 
 
@@ -76,7 +80,9 @@ def value_of(line: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", LEAST)
 def test_golden_files_are_there(name: str) -> None:
     assert len(lines(name)) >= LEAST[name], f"tests/golden/{name} is missing or has lost lines"
-    keys = [line["name"] for line in {"blobs.jsonl": BLOBS, "errors.jsonl": ERRORS}.get(name, [])]
+    keys = [
+        line["name"] for line in {"blobs.jsonl": BLOBS, "errors.jsonl": ERRORS, "lasting.jsonl": LASTING}.get(name, [])
+    ]
     assert len(set(keys)) == len(keys)
 
 
@@ -104,13 +110,43 @@ def test_golden_error(line: dict[str, Any]) -> None:
     assert (type(caught.value).__name__, str(caught.value)) == (line["error"], line["message"])
 
 
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Codec:
+    """The codec of a small model that is never replaced, whatever base model ships."""
+    path = tmp_path_factory.mktemp("lasting") / "lasting.nbm"
+    path.write_bytes(lzma.decompress((GOLDEN / "lasting.nbm.xz").read_bytes()))
+    codec = Codec(str(path))
+    assert codec.id.startswith("735b8234")
+    return codec
+
+
+def test_lasting_blobs(lasting: Codec) -> None:
+    values = {line["name"]: value_of(line) for line in BLOBS}
+    held = {line["name"]: bytes.fromhex(line["bare"]) for line in LASTING if "bare" in line}
+    assert held.keys() == values.keys()
+    for name, blob in held.items():
+        assert same(lasting.decode(blob, bare=True), values[name]), name
+        assert blob[0] & 3 == ZSTD or lasting.encode(values[name], bare=True, allow_nan=True) == blob, name
+
+
+@pytest.mark.parametrize("line", [line for line in LASTING if "group" in line], ids=lambda line: line["name"])
+def test_lasting_groups(lasting: Codec, line: dict[str, Any]) -> None:
+    groups, first, after = NeuralGroups(lasting, lambda _: lasting), line["first"], line.get("after", 0)
+    shipped = [sample.value for sample in samples.load()][first - after : first + line["count"]]
+    blobs = [(lasting.id, lasting.encode(value, bare=True)) for value in shipped]
+    known, wanted = [blob for _, blob in blobs[:after]], shipped[after:]
+    found = groups.decode(bytes.fromhex(line["group"]), line["count"], lambda: known)
+    assert all(same(lasting.decode(a, bare=True), b) for a, b in zip(found, wanted, strict=True))
+    assert groups.encode(blobs[after:], blobs[:after]).hex() == line["group"]
+
+
 def unhex(text: str) -> bytes:
     return b"" if text == "-" else bytes.fromhex(text)
 
 
 @pytest.mark.parametrize(("value_type", "raw", "payload", "pack"), STREAMS, ids=range(len(STREAMS)))
 def test_golden_stream(value_type: str, raw: str, payload: str, pack: str) -> None:
-    coder = coders()[int(pack)]._coder
+    coder = coders()[int(pack)].coder
     assert coder.encode(unhex(raw), int(value_type)) == unhex(payload)
     assert coder.decode(unhex(payload), int(value_type)) == unhex(raw)
 

@@ -69,13 +69,25 @@ def test_damage_is_an_error_or_no_change(version: int) -> None:
             GROUPS.decode(group[:cut], len(records))
 
 
+def test_a_group_that_follows_another() -> None:
+    first, second = encoded(SAMPLES[:4]), encoded(SAMPLES[1:3])
+    alone, after = GROUPS.encode(second), GROUPS.encode(second, first)
+    assert GROUPS.follows(after) and not GROUPS.follows(alone) and len(after) < len(alone)
+    known = GROUPS.decode(GROUPS.encode(first), 4)
+    found = [CODEC.decode(blob, bare=True) for blob in GROUPS.decode(after, 2, lambda: known)]
+    assert all(same(a, b) for a, b in zip(found, SAMPLES[1:3], strict=True))
+    with pytest.raises(CorruptRecord):
+        GROUPS.decode(after, 2, lambda: known[:3])
+    assert GROUPS.decode(alone, 2, lambda: pytest.fail("it follows nothing")) == GROUPS.decode(after, 2, lambda: known)
+
+
 def test_wrong_counts_and_versions() -> None:
     group = GROUPS.encode(encoded(SAMPLES[:3]))
     for count in (0, 2, 4, RECORDS_MOST + 1):
         with pytest.raises(NbmfError):
             GROUPS.decode(group, count)
     with pytest.raises(FormatError):
-        GROUPS.decode(b"\3" + group[1:], 3)
+        GROUPS.decode(b"\4" + group[1:], 3)
     with pytest.raises(FormatError):
         GROUPS.decode(b"\1\1" + group[2:], 3)
     with pytest.raises(FormatError):

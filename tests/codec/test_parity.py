@@ -396,6 +396,21 @@ def test_sequences_agree(both: Pair) -> None:
         assert c.decode_sequence(payload, types, 0) == raws, name
 
 
+def test_primed_sequences_agree(both: Pair) -> None:
+    c, numpy = both
+    raws, types = RECORDS[:7], bytes(kind for _, kind in TYPED[:7])
+    for primed in (1, 4, 6):
+        payload = numpy.encode_sequence(raws, types, 0, primed)
+        assert numpy.decode_sequence(payload, types, 0, 1 << 18, raws[:primed]) == raws[primed:]
+        for name in SIMD:
+            c_kernel.simd(name)
+            assert c.encode_sequence(raws, types, 0, primed) == payload, name
+            assert c.decode_sequence(payload, types, 0, 1 << 18, raws[:primed]) == raws[primed:], name
+        for coder in both:
+            with pytest.raises(StreamLimit):
+                coder.decode_sequence(payload, types, 0, 0, [b"ab", *raws[1:primed]])
+
+
 def test_a_sequence_of_one_is_the_record_alone(base: Pair) -> None:
     c, _ = base
     for raw, kind in TYPED:

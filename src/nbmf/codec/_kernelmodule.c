@@ -243,31 +243,39 @@ done:
 static PyObject *coder_encode_many(PyObject *self, PyObject *args) { return code_many(self, args, 0); }
 static PyObject *coder_decode_many(PyObject *self, PyObject *args) { return code_many(self, args, 1); }
 
-/* (list of bytes-like, bytes of their types, profile) -> bytes */
-static PyObject *coder_encode_sequence(PyObject *self, PyObject *args) {
-    PyObject *list, *result = NULL;
-    Py_buffer types;
-    int profile;
-    if (!PyArg_ParseTuple(args, "O!y*i", &PyList_Type, &list, &types, &profile)) return NULL;
+/* Copies the items of a list end to end into raw (SEGMENT_MAX bytes), and sets lengths; how many bytes in all, or -1 with an exception. */
+static Py_ssize_t join(PyObject *list, const uint8_t *types, int profile, uint8_t *raw, size_t *lengths) {
     Py_ssize_t n = PyList_Size(list), total = 0;
-    size_t *lengths = calloc((size_t)n + 1, sizeof *lengths);
-    uint8_t *raw = malloc(SEGMENT_MAX), *out = NULL;
-    if (!lengths || !raw) { PyErr_NoMemory(); goto done; }
-    if (types.len != n || !n) { PyErr_SetString(PyExc_ValueError, "one type per item is wanted, and an item"); goto done; }
     for (Py_ssize_t i = 0; i < n; i++) {
         Py_buffer v;
-        if (PyObject_GetBuffer(PyList_GetItem(list, i), &v, PyBUF_SIMPLE) < 0) goto done;
-        int bad = check_call(((const uint8_t *)types.buf)[i], profile, total + v.len) < 0;
+        if (PyObject_GetBuffer(PyList_GetItem(list, i), &v, PyBUF_SIMPLE) < 0) return -1;
+        int bad = check_call(types[i], profile, total + v.len) < 0;
         if (!bad) memcpy(raw + total, v.buf, (size_t)v.len);
         lengths[i] = (size_t)v.len;
         total += v.len;
         PyBuffer_Release(&v);
-        if (bad) goto done;
+        if (bad) return -1;
     }
+    return total;
+}
+
+/* (list of bytes-like, bytes of their types, profile[, how many of the first are only learned from]) -> bytes */
+static PyObject *coder_encode_sequence(PyObject *self, PyObject *args) {
+    PyObject *list, *result = NULL;
+    Py_buffer types;
+    int profile;
+    Py_ssize_t primed = 0;
+    if (!PyArg_ParseTuple(args, "O!y*i|n", &PyList_Type, &list, &types, &profile, &primed)) return NULL;
+    Py_ssize_t n = PyList_Size(list), total;
+    size_t *lengths = calloc((size_t)n + 1, sizeof *lengths);
+    uint8_t *raw = malloc(SEGMENT_MAX), *out = NULL;
+    if (!lengths || !raw) { PyErr_NoMemory(); goto done; }
+    if (types.len != n || primed < 0 || primed >= n) { PyErr_SetString(PyExc_ValueError, "one type per item is wanted, and an item"); goto done; }
+    if ((total = join(list, types.buf, profile, raw, lengths)) < 0) goto done;
     size_t cap = (size_t)total * 20 + (size_t)n * 20 + 64;    /* 16 bits a bit is the worst a byte, or an end, can cost */
     if (!(out = malloc(cap))) { PyErr_NoMemory(); goto done; }
     Coder *c = (Coder *)self;
-    const Sequence q = { (size_t)n, types.buf, lengths };
+    const Sequence q = { (size_t)n, (size_t)primed, types.buf, lengths };
     long r = NBMF_SPACE;
     Py_BEGIN_ALLOW_THREADS
     Scratch *s = scratch_take(c);
@@ -281,35 +289,36 @@ done:
     return result;
 }
 
-/* (payload, bytes of the records' types, profile, max_out of all together) -> list of bytes */
+/* (payload, bytes of all records' types, profile[, max_out of all together[, list of the primed ones]]) -> list of the others */
 static PyObject *coder_decode_sequence(PyObject *self, PyObject *args) {
-    PyObject *result = NULL;
+    PyObject *result = NULL, *list = NULL;
     Py_buffer v, types;
     int profile;
     Py_ssize_t max_out = SEGMENT_MAX;
-    if (!PyArg_ParseTuple(args, "y*y*i|n", &v, &types, &profile, &max_out)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*y*i|nO!", &v, &types, &profile, &max_out, &PyList_Type, &list)) return NULL;
     size_t cap = (size_t)(max_out < 0 ? 0 : MIN(max_out, (Py_ssize_t)SEGMENT_MAX));
-    Py_ssize_t n = types.len;
+    Py_ssize_t n = types.len, primed = list ? PyList_Size(list) : 0, known = 0;
     size_t *lengths = calloc((size_t)n + 1, sizeof *lengths);
-    uint8_t *out = malloc(cap + 1);
+    uint8_t *out = malloc(SEGMENT_MAX + 1);
     if (!lengths || !out) { PyErr_NoMemory(); goto done; }
-    if (!n) { PyErr_SetString(PyExc_ValueError, "a sequence has at least one record"); goto done; }
+    if (primed >= n) { PyErr_SetString(PyExc_ValueError, "one type per item is wanted, and an item"); goto done; }
     for (Py_ssize_t i = 0; i < n; i++) if (check_call(((const uint8_t *)types.buf)[i], profile, 0) < 0) goto done;
+    if (list && (known = join(list, types.buf, profile, out, lengths)) < 0) goto done;
     Coder *c = (Coder *)self;
-    const Sequence q = { (size_t)n, types.buf, lengths };
-    Job j = { v.buf, (size_t)v.len, 0, NULL, NBMF_SPACE };
+    const Sequence q = { (size_t)n, (size_t)primed, types.buf, lengths };
+    Job j = { v.buf, (size_t)v.len, 0, NULL, (size_t)known > cap ? NBMF_LIMIT : NBMF_SPACE };
     Py_BEGIN_ALLOW_THREADS
-    Scratch *s = scratch_take(c);
+    Scratch *s = j.result == NBMF_LIMIT ? NULL : scratch_take(c);
     if (s) j.result = nbmf_decode_sequence(&c->model, s, &q, j.in, j.n, out, cap);
     scratch_give(c, s);
     Py_END_ALLOW_THREADS
     if (j.result < 0) { job_result(&j); goto done; }
-    if (!(result = PyList_New(n))) goto done;
-    const uint8_t *at = out;
-    for (Py_ssize_t i = 0; i < n; at += lengths[i], i++) {
+    if (!(result = PyList_New(n - primed))) goto done;
+    const uint8_t *at = out + known;
+    for (Py_ssize_t i = primed; i < n; at += lengths[i], i++) {
         PyObject *o = PyBytes_FromStringAndSize((const char *)at, (Py_ssize_t)lengths[i]);
         if (!o) { Py_CLEAR(result); goto done; }
-        PyList_SetItem(result, i, o);
+        PyList_SetItem(result, i - primed, o);
     }
 done:
     free(lengths); free(out);
@@ -441,8 +450,8 @@ static PyMethodDef coder_methods[] = {
     { "costs", coder_costs, METH_VARARGS, "costs(raw, type, profile=0) -> little-endian uint16 costs in 1/256 bit, one a byte and one for the end" },
     { "encode_many", coder_encode_many, METH_VARARGS, "encode_many(raws, types, profile, threads) -> payloads" },
     { "decode_many", coder_decode_many, METH_VARARGS, "decode_many(payloads, types, profile, threads, max_out) -> raws" },
-    { "encode_sequence", coder_encode_sequence, METH_VARARGS, "encode_sequence(raws, types, profile) -> one payload" },
-    { "decode_sequence", coder_decode_sequence, METH_VARARGS, "decode_sequence(payload, types, profile, max_out) -> raws" },
+    { "encode_sequence", coder_encode_sequence, METH_VARARGS, "encode_sequence(raws, types, profile, primed=0) -> one payload" },
+    { "decode_sequence", coder_decode_sequence, METH_VARARGS, "decode_sequence(payload, types, profile, max_out, primed=[]) -> raws" },
     { "train", coder_train, METH_VARARGS, "train(pass, data, offset, type, first, last, ...) runs one training pass" },
     { NULL, NULL, 0, NULL },
 };

@@ -2,8 +2,10 @@
 
     1  profile(1)  runs of (value type(1), LEB128 count)  check(4)  stream      a sequence
     2  of each record: LEB128 length, bare blob                                 blobs
+    3  as 1                                                                     a sequence that follows other records
 
-Reading one takes the model (or pack) whose content id its archive keeps, and how many records it holds.
+Reading one takes the model (or pack) whose content id its archive keeps, how many records it holds, and for version 3
+the records that it follows: those of another group, which stay known to writer and reader.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from nbmf.errors import CorruptRecord, FormatError, StreamError
 
 SEQUENCE: Final = 1
 BLOBS: Final = 2
+PRIMED: Final = 3
 RECORDS_MOST: Final = 1 << 16  # of one group
 
 
@@ -34,18 +37,28 @@ class NeuralGroups:
         self.codec_of = codec_of
         self.id = codec.id
 
-    def encode(self, records: Sequence[tuple[str, bytes]]) -> bytes:
-        """One group of the (content id, bare blob) of each record. Raises NbmfError for a blob that does not decode."""
+    def encode(self, records: Sequence[tuple[str, bytes]], after: Sequence[tuple[str, bytes]] = ()) -> bytes:
+        """One group of the (content id, bare blob) of each record, coded as following those of `after`.
+
+        Raises NbmfError for a blob that does not decode.
+        """
         if not 0 < len(records) <= RECORDS_MOST:
             raise FormatError(f"a group holds 1 to {RECORDS_MOST} records, not {len(records)}")
-        pairs = [self.codec_of(id).raw(blob, bare=True) for id, blob in records]
+        pairs, known = self._pairs(records), self._pairs(after)
+        if sum(len(raw) for _, raw in known + pairs) > format.SEGMENT_SIZE:
+            known = []
         raws, types = [raw for _, raw in pairs], bytes(value_type for value_type, _ in pairs)
         if sum(map(len, raws)) <= format.SEGMENT_SIZE:
-            stream = self.codec.coder.encode_sequence(raws, types, self.codec.profile)
-            head = bytes([SEQUENCE, self.codec.profile]) + _runs(types) + _crc(types, raws)
+            stream = self.codec.coder.encode_sequence(
+                [raw for _, raw in known] + raws,
+                bytes(value_type for value_type, _ in known) + types,
+                self.codec.profile,
+                len(known),
+            )
+            head = bytes([PRIMED if known else SEQUENCE, self.codec.profile]) + _runs(types) + _crc(types, raws)
             if len(head) + len(stream) <= sum(map(len, raws)):
                 group = head + stream
-                if self._decode(group, len(raws)) != pairs:
+                if self._decode(group, len(raws), lambda: known) != pairs:
                     raise CorruptRecord("a group of records did not decode to them")
                 return group
         blobs = [self.codec.from_pair(value_type, raw, bare=True) for value_type, raw in pairs]
@@ -53,15 +66,30 @@ class NeuralGroups:
             raise CorruptRecord("a group of records did not decode to them")
         return bytes([BLOBS]) + b"".join(_number(len(blob)) + blob for blob in blobs)
 
-    def decode(self, group: bytes, count: int) -> list[bytes]:
-        """The records as bare blobs of method `stored`, which any codec reads. Raises FormatError, CorruptRecord."""
+    def decode(self, group: bytes, count: int, after: Callable[[], Sequence[bytes]] = list) -> list[bytes]:
+        """The records as bare blobs of method `stored`, which any codec reads. Raises FormatError, CorruptRecord.
+
+        `after` gives the blobs of the records that the group follows; it is asked only for a group that follows some.
+        """
         return [
             format.build(format.STORED, value_type, format.crc(value_type, raw), raw, bare=True)
-            for value_type, raw in self._decode(group, count)
+            for value_type, raw in self._decode(
+                group, count, lambda: [self.codec.raw(blob, bare=True) for blob in after()]
+            )
         ]
 
-    def _decode(self, group: bytes, count: int) -> list[tuple[int, bytes]]:
-        if not group or group[0] not in (SEQUENCE, BLOBS):
+    @staticmethod
+    def follows(group: bytes) -> bool:
+        """Whether the group follows other records."""
+        return group[:1] == bytes([PRIMED])
+
+    def _pairs(self, records: Sequence[tuple[str, bytes]]) -> list[tuple[int, bytes]]:
+        return [self.codec_of(id).raw(blob, bare=True) for id, blob in records]
+
+    def _decode(
+        self, group: bytes, count: int, after: Callable[[], list[tuple[int, bytes]]]
+    ) -> list[tuple[int, bytes]]:
+        if not group or group[0] not in (SEQUENCE, BLOBS, PRIMED):
             raise FormatError("no group of records, or one of a later version")
         if not 0 < count <= RECORDS_MOST:
             raise CorruptRecord(f"a group holds 1 to {RECORDS_MOST} records, not {count}")
@@ -70,8 +98,15 @@ class NeuralGroups:
         types, at = _types(group, count)
         if group[1] != self.codec.profile:
             raise FormatError(f"a group of profile {group[1]}, which this codec has not")
+        known = after() if group[0] == PRIMED else []
         try:
-            raws = self.codec.coder.decode_sequence(group[at + 4 :], types, self.codec.profile, format.SEGMENT_SIZE)
+            raws = self.codec.coder.decode_sequence(
+                group[at + 4 :],
+                bytes(value_type for value_type, _ in known) + types,
+                self.codec.profile,
+                format.SEGMENT_SIZE,
+                [raw for _, raw in known],
+            )
         except StreamError as error:
             raise CorruptRecord(f"group of records: {error}") from None
         if group[at : at + 4] != _crc(types, raws):

@@ -86,13 +86,13 @@ long nbmf_encode_sequence(const Model *m, Scratch *s, const Sequence *q, const u
 
 long nbmf_encode(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, uint8_t *out, size_t cap) {
     const uint8_t types[1] = { (uint8_t)type };
-    const Sequence one = { 1, types, &n };
+    const Sequence one = { 1, 0, types, &n };
     return nbmf_encode_sequence(m, s, &one, raw, out, cap);
 }
 
 void nbmf_costs(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, uint16_t *cost) {
     const uint8_t types[1] = { (uint8_t)type };
-    const Sequence one = { 1, types, &n };
+    const Sequence one = { 1, 0, types, &n };
     run_encode(m, s, &one, raw, NULL, cost);
 }
 
@@ -107,7 +107,7 @@ long nbmf_decode_sequence(const Model *m, Scratch *s, const Sequence *q, const u
 long nbmf_decode(const Model *m, Scratch *s, int type, const uint8_t *in, size_t n, uint8_t *out, size_t cap) {
     const uint8_t types[1] = { (uint8_t)type };
     size_t length;
-    const Sequence one = { 1, types, &length };
+    const Sequence one = { 1, 0, types, &length };
     return nbmf_decode_sequence(m, s, &one, in, n, out, cap);
 }
 

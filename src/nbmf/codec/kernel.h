@@ -94,11 +94,13 @@ long nbmf_encode(const Model *, Scratch *, int type, const uint8_t *raw, size_t 
 /* Decodes one stream into out (capacity cap); returns its length or an error. Never reads past in + n. */
 long nbmf_decode(const Model *, Scratch *, int type, const uint8_t *in, size_t n, uint8_t *out, size_t cap);
 
-/* Records coded one after the other in one stream, each knowing those before it. A record alone is a sequence of one. */
-typedef struct { size_t count; const uint8_t *types; size_t *lengths; } Sequence;   /* count > 0 */
+/* Records coded one after the other in one stream, each knowing those before it. A record alone is a sequence of one. The first
+   `primed` of them are known to encoder and decoder: they are learned from, not coded. primed < count. */
+typedef struct { size_t count, primed; const uint8_t *types; size_t *lengths; } Sequence;
 /* Encodes the records, which lie end to end in raw, at most SEGMENT_MAX bytes of them; returns as nbmf_encode. */
 long nbmf_encode_sequence(const Model *, Scratch *, const Sequence *, const uint8_t *raw, uint8_t *out, size_t cap);
-/* Decodes as many records as there are types into out, end to end, and sets their lengths; returns the bytes in all, or an error. */
+/* Decodes the other records into out, which begins with the primed ones, end to end, and sets their lengths; returns the bytes in all,
+   primed ones included, or an error. */
 long nbmf_decode_sequence(const Model *, Scratch *, const Sequence *, const uint8_t *in, size_t n, uint8_t *out, size_t cap);
 
 /* cost[i]: what byte i costs in 1/256 bit (saturating); cost[n]: the end. */

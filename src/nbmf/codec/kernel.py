@@ -46,11 +46,21 @@ class Coder(Protocol):
     ) -> list[bytes]:
         """`decode` of each; `max_out` holds for each alone."""
 
-    def encode_sequence(self, raws: list[bytes], value_types: bytes, profile: int) -> bytes:
-        """One payload of records, at most a segment together, coded in turn: each knows those before it."""
+    def encode_sequence(self, raws: list[bytes], value_types: bytes, profile: int, primed: int = 0) -> bytes:
+        """One payload of records, at most a segment together, coded in turn: each knows those before it.
 
-    def decode_sequence(self, payload: bytes, value_types: bytes, profile: int, max_out: int = 1 << 18) -> list[bytes]:
-        """The records of such a payload, as many as there are types; `max_out` holds for all together."""
+        The first `primed` are learned from and not coded: a decoder needs them too.
+        """
+
+    def decode_sequence(
+        self,
+        payload: bytes,
+        value_types: bytes,
+        profile: int,
+        max_out: int = 1 << 18,
+        primed: list[bytes] = [],  # noqa: B006
+    ) -> list[bytes]:
+        """The records that were coded, after the primed ones; types and `max_out` are of all together."""
 
 
 class _Backend(Protocol):

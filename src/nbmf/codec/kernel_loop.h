@@ -368,36 +368,39 @@ static inline __attribute__((always_inline)) void NAME(update)(const Model *m, S
     NAME(narrow)(s->sym, s->weight, pack ? N_LISTS : N_BASE_LISTS, bit);
 }
 
-/* Codes the records of a sequence, which lie end to end in raw. cost: of one record. */
-static inline __attribute__((always_inline)) void NAME(encode_loop)(const Model *m, Scratch *s, const Sequence *q, const uint8_t *raw, Encoder *rc, uint16_t *cost, const int pack) {
+/* One record that is known: coded when rc is not NULL, counted when cost is not, and learned from in any case. */
+static inline __attribute__((always_inline)) void NAME(follow)(const Model *m, Scratch *s, const uint8_t *record, size_t n, Encoder *rc, uint16_t *cost, const int pack) {
     Bit b;
+    NAME(look_ahead)(m, s);
+    for (size_t i = 0; i <= n; i++) {
+        uint32_t c = i < n ? record[i] : 0, c0 = 1, spent = 0;
+        NAME(begin_byte)(m, s, pack);
+        for (int k = 7; k >= 0; k--) {
+            int bit = c >> k & 1;
+            uint32_t p = NAME(predict)(m, s, &b, c0, k, pack);
+            if (!k) NAME(guess_byte)(m, s, c);
+            if (rc) encode_bit(rc, p, bit);
+            if (cost) spent += bit_cost(bit ? p : 65536 - p);
+            NAME(update)(m, s, &b, c0, bit, pack);
+            c0 = c0 * 2 + (uint32_t)bit;
+        }
+        if (!c) {
+            int literal = i < n;
+            if (rc) encode_bit(rc, s->p_zero, literal);
+            if (cost) spent += bit_cost(literal ? s->p_zero : 65536 - s->p_zero);
+            zero_update(s, literal);
+        }
+        if (cost) cost[i] = (uint16_t)(spent > 65535 ? 65535 : spent);
+        if (i < n) NAME(end_byte)(m, s, c);
+    }
+}
+
+/* Codes the records of a sequence, which lie end to end in raw, after learning from the first `primed` of them. cost: of one record. */
+static inline __attribute__((always_inline)) void NAME(encode_loop)(const Model *m, Scratch *s, const Sequence *q, const uint8_t *raw, Encoder *rc, uint16_t *cost, const int pack) {
     record_begin(m, s, q->types[0], raw);
     for (size_t r = 0; r < q->count; r++) {
-        const uint8_t *record = raw + s->pos;
-        const size_t n = q->lengths[r];
         if (r) record_next(s, q->types[r]);
-        NAME(look_ahead)(m, s);
-        for (size_t i = 0; i <= n; i++) {
-            uint32_t c = i < n ? record[i] : 0, c0 = 1, spent = 0;
-            NAME(begin_byte)(m, s, pack);
-            for (int k = 7; k >= 0; k--) {
-                int bit = c >> k & 1;
-                uint32_t p = NAME(predict)(m, s, &b, c0, k, pack);
-                if (!k) NAME(guess_byte)(m, s, c);
-                if (rc) encode_bit(rc, p, bit);
-                if (cost) spent += bit_cost(bit ? p : 65536 - p);
-                NAME(update)(m, s, &b, c0, bit, pack);
-                c0 = c0 * 2 + (uint32_t)bit;
-            }
-            if (!c) {
-                int literal = i < n;
-                if (rc) encode_bit(rc, s->p_zero, literal);
-                if (cost) spent += bit_cost(literal ? s->p_zero : 65536 - s->p_zero);
-                zero_update(s, literal);
-            }
-            if (cost) cost[i] = (uint16_t)(spent > 65535 ? 65535 : spent);
-            if (i < n) NAME(end_byte)(m, s, c);
-        }
+        NAME(follow)(m, s, raw + s->pos, q->lengths[r], r < q->primed ? NULL : rc, cost, pack);
     }
     record_end(s);
 }
@@ -407,11 +410,17 @@ static void NAME(run_encode)(const Model *m, Scratch *s, const Sequence *q, cons
     else NAME(encode_loop)(m, s, q, raw, rc, cost, 0);
 }
 
-/* Fills out and q->lengths; returns how many bytes in all, or an error. */
+/* Fills out and q->lengths after what the first `primed` records hold; returns how many bytes in all, or an error. */
 static inline __attribute__((always_inline)) long NAME(decode_loop)(const Model *m, Scratch *s, const Sequence *q, Decoder *rc, uint8_t *out, size_t cap, const int pack) {
     Bit b;
     record_begin(m, s, q->types[0], out);
-    size_t n = 0, begin = 0, r = 0;
+    size_t r = 0;
+    for (; r < q->primed; r++) {
+        if (r) record_next(s, q->types[r]);
+        NAME(follow)(m, s, out + s->pos, q->lengths[r], NULL, NULL, pack);
+    }
+    if (r) record_next(s, q->types[r]);
+    size_t n = s->pos, begin = n;
     long result;
     NAME(look_ahead)(m, s);
     for (;;) {

@@ -72,7 +72,7 @@ static const uint8_t BUCKET_HIGH[16] = { 0, 9, 10, 11, 12, 12, 13, 13, 14, 14, 1
 /* Where list i lies in sym and weight, in units of LIST_LEN, and where its cell lies: the order in which the vectors' sums are packed. */
 static const uint8_t SLOT[N_LISTS] = { 0, 4, 1, 5, 8, 12, 9, 13, 2, 6, 3, 7, 10, 14, 11, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27 };
 static const uint8_t CELL[N_LISTS] = { 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23, 8, 10, 24, 26, 9, 11, 25, 27, 12, 14, 28, 30 };
-#define SEVEN (~0ull >> 8)        /* the bytes of a local slot's symbols, or counts, in eight read at once */
+#define SEVEN (LITTLE_ENDIAN_HOST ? ~0ull >> 8 : ~0ull << 8)   /* the bytes of a local slot's symbols, or counts, in eight read at once */
 
 static inline uint32_t bucket(uint32_t v) { return v < 16 ? BUCKET_LOW[v] : BUCKET_HIGH[v >> 4]; }
 

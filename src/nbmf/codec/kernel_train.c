@@ -214,7 +214,7 @@ void nbmf_train_costs(const Records *t, const Model *m, uint16_t *cost) {
     Scratch *s = nbmf_scratch_new();
     for (int64_t r = t->first; r < t->last; r++) {
         size_t n = (size_t)(t->offset[r + 1] - t->offset[r]);
-        const Sequence one = { 1, t->type + r, &n };
+        const Sequence one = { 1, 0, t->type + r, &n };
         NAME(run_encode)(m, s, &one, t->data + t->offset[r], NULL, cost);
         cost += n + 1;
     }

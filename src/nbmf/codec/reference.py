@@ -452,40 +452,55 @@ def update(m: Model, s: Scratch, c0: int, bit: int) -> None:
     narrow(s, bit)
 
 
-def run_encode(m: Model, types: bytes, raws: list[bytes], rc: Encoder | None, cost: list[int] | None) -> None:
+def follow(m: Model, s: Scratch, raw: bytes, rc: Encoder | None, cost: list[int] | None) -> None:
+    """One record that is known: coded, counted, and learned from in any case."""
+    for i in range(len(raw) + 1):
+        c = raw[i] if i < len(raw) else 0
+        c0, spent = 1, 0
+        begin_byte(m, s)
+        for k in range(7, -1, -1):
+            bit = c >> k & 1
+            p = predict(m, s, c0, k)
+            if rc is not None:
+                encode_bit(rc, p, bit)
+            if cost is not None:
+                spent += bit_cost(p if bit else 65536 - p)
+            update(m, s, c0, bit)
+            c0 = c0 * 2 + bit
+        if not c:
+            literal = int(i < len(raw))
+            if rc is not None:
+                encode_bit(rc, s.p_zero, literal)
+            if cost is not None:
+                spent += bit_cost(s.p_zero if literal else 65536 - s.p_zero)
+            zero_update(s, literal)
+        if cost is not None:
+            cost.append(min(spent, 65535))
+        if i < len(raw):
+            end_byte(s, c)
+
+
+def run_encode(
+    m: Model, types: bytes, raws: list[bytes], rc: Encoder | None, cost: list[int] | None, primed: int = 0
+) -> None:
+    """Codes records after learning from the first `primed` of them."""
     s = Scratch(m, types[0])
     for number, raw in enumerate(raws):
         if number:
             record_next(s, types[number])
-        for i in range(len(raw) + 1):
-            c = raw[i] if i < len(raw) else 0
-            c0, spent = 1, 0
-            begin_byte(m, s)
-            for k in range(7, -1, -1):
-                bit = c >> k & 1
-                p = predict(m, s, c0, k)
-                if rc is not None:
-                    encode_bit(rc, p, bit)
-                if cost is not None:
-                    spent += bit_cost(p if bit else 65536 - p)
-                update(m, s, c0, bit)
-                c0 = c0 * 2 + bit
-            if not c:
-                literal = int(i < len(raw))
-                if rc is not None:
-                    encode_bit(rc, s.p_zero, literal)
-                if cost is not None:
-                    spent += bit_cost(s.p_zero if literal else 65536 - s.p_zero)
-                zero_update(s, literal)
-            if cost is not None:
-                cost.append(min(spent, 65535))
-            if i < len(raw):
-                end_byte(s, c)
+        follow(m, s, raw, None if number < primed else rc, cost)
 
 
-def run_decode(m: Model, types: bytes, rc: Decoder, cap: int) -> list[bytes]:
+def run_decode(m: Model, types: bytes, rc: Decoder, cap: int, primed: list[bytes]) -> list[bytes]:
     s = Scratch(m, types[0])
-    ends = [0]
+    for number, raw in enumerate(primed):
+        if number:
+            record_next(s, types[number])
+        follow(m, s, raw, None, None)
+    number = len(primed)
+    if number:
+        record_next(s, types[number])
+    ends = [len(s.buf)]
     while True:
         c0 = 1
         begin_byte(m, s)
@@ -499,11 +514,12 @@ def run_decode(m: Model, types: bytes, rc: Decoder, cap: int) -> list[bytes]:
             zero_update(s, literal)
             if not literal:
                 ends.append(len(s.buf))
-                if len(ends) > len(types):
+                number += 1
+                if number == len(types):
                     return [bytes(s.buf[a:b]) for a, b in itertools.pairwise(ends)]
                 if rc.spent > SPENT_MAX:
                     raise StreamError("the stream does not decode")
-                record_next(s, types[len(ends) - 1])
+                record_next(s, types[number])
                 continue
         if rc.spent > SPENT_MAX:
             raise StreamError("the stream does not decode")
@@ -561,33 +577,47 @@ class Coder:
         check_call(value_type, profile, 0)
         return self.decode_sequence(payload, bytes([value_type]), profile, max_out)[0]
 
-    def encode_sequence(self, raws: list[bytes], value_types: bytes, profile: int) -> bytes:
-        """One payload of records that are coded one after the other, each knowing those before it."""
-        if len(value_types) != len(raws) or not raws:
+    def encode_sequence(self, raws: list[bytes], value_types: bytes, profile: int, primed: int = 0) -> bytes:
+        """One payload of records that are coded one after the other, the first `primed` only learned from."""
+        if len(value_types) != len(raws) or not 0 <= primed < len(raws):
             raise ValueError("one type per item is wanted, and an item")
-        data, total = [bytes(memoryview(raw)) for raw in raws], 0
-        for raw, kind in zip(data, value_types, strict=True):
-            total += len(raw)
-            check_call(kind, profile, total)
+        data = self._joined(raws, value_types, profile)
         e = Encoder()
-        run_encode(self._model, value_types, data, e, None)
+        run_encode(self._model, value_types, data, e, None, primed)
         encoder_flush(e)
         return bytes(e.out[1:])
 
     def decode_sequence(
-        self, payload: Buffer, value_types: bytes, profile: int, max_out: int = SEGMENT_SIZE
+        self,
+        payload: Buffer,
+        value_types: bytes,
+        profile: int,
+        max_out: int = SEGMENT_SIZE,
+        primed: list[bytes] = [],  # noqa: B006
     ) -> list[bytes]:
-        """The raw bytes of as many records as there are types; `max_out` holds for all together."""
+        """The raw bytes of the records after the primed ones; types and `max_out` are of all together."""
         data = bytes(memoryview(payload))
-        if not value_types:
-            raise ValueError("a sequence has at least one record")
+        if len(primed) >= len(value_types):
+            raise ValueError("one type per item is wanted, and an item")
         for kind in value_types:
             check_call(kind, profile, 0)
+        known = self._joined(primed, value_types, profile)
+        cap = min(max(max_out, 0), SEGMENT_SIZE)
+        if sum(map(len, known)) > cap:
+            raise StreamLimit("decoded size is over the limit")
         d = Decoder(data)
-        raws = run_decode(self._model, value_types, d, min(max(max_out, 0), SEGMENT_SIZE))
+        raws = run_decode(self._model, value_types, d, cap, known)
         if d.pos < len(data):  # bytes after the end
             raise StreamError("the stream does not decode")
         return raws
+
+    @staticmethod
+    def _joined(raws: list[bytes], value_types: bytes, profile: int) -> list[bytes]:
+        data, total = [bytes(memoryview(raw)) for raw in raws], 0
+        for raw, kind in zip(data, value_types, strict=False):
+            total += len(raw)
+            check_call(kind, profile, total)
+        return data
 
     def costs(self, raw: Buffer, value_type: int, profile: int = 0) -> bytes:
         """Little-endian uint16 costs in 1/256 bit, saturating: one a byte and one for the end."""
