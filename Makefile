@@ -1,5 +1,6 @@
-# make test   everything CI runs: lint, types, docs checks, and the tests under both kernels
-# make quick  the tests under the C kernel, without the slow ones
+# make test   everything CI runs: lint, types, docs checks, all but the slow tests under the C kernel, the codec's under NumPy
+# make slow   the slow tests: long crash, fuzz and conformance runs
+# make quick  as test, under the C kernel alone
 # make lint   ruff: lint and format
 # make types  mypy
 # make docs   write docs/cli.md anew from the command line's own help
@@ -14,10 +15,13 @@ PYTEST_FLAGS ?= -q -n auto
 # A missing compiler is an error here; `pip install .` alone falls back to NumPy.
 export NBMF_STRICT_BUILD ?= 1
 
+# What the kernel has a part in; the rest runs the same code over either.
+NUMPY_TESTS := tests/codec tests/train tests/test_cli.py tests/test_samples.py
+
 READY := $(VENV)/.ready
 NATIVE := $(wildcard src/nbmf/codec/*.c src/nbmf/codec/*.h)
 
-.PHONY: all test quick lint types docs docs-check bench golden build clean
+.PHONY: all test slow quick lint types docs docs-check bench golden build clean
 all: test
 
 $(BIN)/python:
@@ -29,8 +33,11 @@ $(READY): $(BIN)/python pyproject.toml setup.py $(NATIVE)
 	@touch $@
 
 test: lint types docs-check $(READY)
-	NBMF_KERNEL=c $(BIN)/python -m pytest $(PYTEST_FLAGS)
-	NBMF_KERNEL=numpy $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	NBMF_KERNEL=c $(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not slow'
+	NBMF_KERNEL=numpy $(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not slow' $(NUMPY_TESTS)
+
+slow: $(READY)
+	NBMF_KERNEL=c $(BIN)/python -m pytest $(PYTEST_FLAGS) -m slow
 
 quick: $(READY)
 	NBMF_KERNEL=c $(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not slow'

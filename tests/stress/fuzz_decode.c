@@ -2,7 +2,8 @@
 
    Input: byte 0 is flags, byte 1 the output cap (or the options of a round trip), the rest is the stream or the record.
      flags: bits 0-1 value type, bit 2 round trip, bit 4 use the pack, bit 5 also encode what was decoded;
-            bits 3 and 6 both set: compare the SIMD levels, of short outputs; bits 5-7 all set: compare with a scratch that has coded nothing.
+            bits 3 and 6 both set: compare the SIMD levels, of short outputs; bits 5-7 all set: compare with a scratch that has coded nothing;
+            bit 3 without bit 6: a sequence of 2 to 5 records, the first of which may be primed.
    Caps are small and the dear comparisons few, because executions count for more than the bytes of one.
    NBMF_FUZZ_MODEL names the model file, NBMF_FUZZ_PACK (optional) a pack made for it.
    NBMF_FUZZ_SEEDS: write seeds there, from the lines of standard input, and stop. */
@@ -138,6 +139,33 @@ static void round_trip(const Model *m, int flags, int options, const uint8_t *ra
     free(packed); free(stream);
 }
 
+/* A hostile sequence after a known record or none, and what it decoded to, there and back. */
+static void sequence(const Model *m, int flags, int options, const uint8_t *in, size_t n) {
+    static const uint8_t known[] = "{\"known\": 1}";
+    uint8_t types[5] = { (uint8_t)(flags & 3), (uint8_t)(options & 3), 0, (uint8_t)(options >> 2 & 3), 1 };
+    size_t lengths[5], primed = options & 16 ? 1 : 0, prefix = primed ? sizeof known - 1 : 0, cap = prefix + (size_t)options % 40;
+    Sequence q = { 2 + (size_t)options % 4, primed, types, lengths };
+    uint8_t *out = exact(cap);
+    if (primed) { memcpy(out, known, prefix); lengths[0] = prefix; }
+    long r = nbmf_decode_sequence(m, scratch, &q, in, n, out, cap);
+    CHECK(r == NBMF_STREAM || r == NBMF_LIMIT || (r >= (long)prefix && (size_t)r <= cap));
+    if (r >= 0) {
+        size_t total = 0, again = 20 * (size_t)r + 20 * q.count + 64;
+        for (size_t i = 0; i < q.count; i++) total += lengths[i];
+        CHECK(total == (size_t)r);
+        uint8_t *stream = exact(again), *back = exact((size_t)r);
+        long packed = nbmf_encode_sequence(m, scratch, &q, out, stream, again);
+        CHECK(packed >= 0);
+        memcpy(back, out, prefix);
+        size_t found[5] = { lengths[0] };
+        Sequence other = { q.count, primed, types, found };
+        CHECK(nbmf_decode_sequence(m, scratch, &other, stream, (size_t)packed, back, (size_t)r) == r && !memcmp(back, out, (size_t)r));
+        CHECK(!memcmp(found, lengths, q.count * sizeof *found));
+        free(stream); free(back);
+    }
+    free(out);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < 2) return 0;
     int flags = data[0];
@@ -145,7 +173,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     size_t n = size - 2;
     uint8_t *in = exact(n);
     if (n) memcpy(in, data + 2, n);
-    if (flags & 4) round_trip(m, flags, data[1], in, n);
+    if ((flags & 0x48) == 8) sequence(m, flags, data[1], in, n);
+    else if (flags & 4) round_trip(m, flags, data[1], in, n);
     else {
         size_t cap = data[1] < 248 ? data[1] % 40 : (size_t)(data[1] - 247) * 64;
         uint8_t *out = exact(cap);
