@@ -20,6 +20,10 @@ HEAD = """# Command line
 a terminal and none in a pipe. An error is one line on standard error and exit code 1 (2 for a wrong option);
 `NBMF_TRACEBACK=1` shows where it came from. `NBMF_KERNEL=c|numpy` chooses the kernel and `NBMF_MODELS` adds folders to
 look for models and packs in. `nbmf --version` prints the version and the kernel in use.
+
+The commands from `put` to `migrate` work on a [store](store.md). Where the environment's `NBMF_STORE` holds its
+address, STORE may be left out; one that is given counts. A namespace is written with slashes, `users/ann`; a slash
+within a segment is `\\/`, a backslash `\\\\`. `NBMF_KEY` holds the key of an encrypted store.
 """
 
 Info = OptionInfo | ArgumentInfo
@@ -36,16 +40,20 @@ def parameters(function: Any) -> Iterator[tuple[Parameter, Any, Info]]:
 
 def choices(kind: Any) -> str | None:
     """The members of an enumeration, as the command line spells them."""
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return "|".join(str(member.value) for member in kind)
+    for one in (kind, *get_args(kind)):
+        if isinstance(one, type) and issubclass(one, Enum):
+            return "|".join(str(member.value) for member in one)
     return None
 
 
 def spelling(parameter: Parameter, kind: Any, info: Info) -> str:
     """An option or argument as one types it."""
     if isinstance(info, ArgumentInfo):
-        return info.metavar or parameter.name.upper()
-    names = info.param_decls or ("--" + parameter.name.replace("_", "-"),)
+        name = info.metavar or parameter.name.upper()
+        return name if parameter.default is Parameter.empty or name.startswith("[") else f"[{name}]"
+    # Typer takes the first name of an option for its default until it has made the command.
+    first = (info.default,) if isinstance(info.default, str) and info.default.startswith("-") else ()
+    names = (*first, *(info.param_decls or ())) or ("--" + parameter.name.replace("_", "-"),)
     value = None if kind is bool else info.metavar or choices(kind) or "N"
     return ", ".join(names) + (f" {value}" if value else "")
 
@@ -55,7 +63,7 @@ def default(parameter: Parameter) -> str:
     value = parameter.default
     if value is Parameter.empty:
         return "required"
-    if value is None or value is False:
+    if value is None or value is False or value == "":
         return ""
     if value is True:
         return "on"
@@ -76,7 +84,8 @@ def section(name: str, function: Any) -> str:
         lines += ["", "| option | meaning | default |", "|---|---|---|"]
     for item in found:
         typed = spelling(*item).replace("|", "\\|")
-        lines.append(f"| `{typed}` | {item[2].help or ''} | {default(item[0])} |")
+        meaning = (item[2].help or "").replace("\\", "\\\\")
+        lines.append(f"| `{typed}` | {meaning} | {default(item[0])} |")
     return "\n".join(lines) + "\n"
 
 

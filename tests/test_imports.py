@@ -10,7 +10,26 @@ import pytest
 import nbmf
 
 ROOT = Path(nbmf.__file__).parent
-FRONT = {"cli", "serve", "integrations", "bench", "bench_peers", "bench_table", "quickstart", "inspect", "transcode"}
+FRONT = {
+    "bench",
+    "bench_peers",
+    "bench_store",
+    "bench_store_growth",
+    "bench_store_peers",
+    "bench_store_table",
+    "bench_table",
+    "cli",
+    "cli_base",
+    "cli_store",
+    "inspect",
+    "integrations",
+    "quickstart",
+    "quickstart_store",
+    "serve",
+    "store_access",
+    "store_report",
+    "transcode",
+}
 BELOW_FRONT = {"errors", "samples", "report", "codec", "store", "policy", "memory"}
 
 # What each part may import of nbmf, besides itself.
@@ -30,8 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Packages from outside the standard library that only some parts may import; the others are free.
 ONLY_IN: dict[str, set[str]] = {
     "torch": {"train"},
-    "typer": {"cli"},
-    "rich": {"report", "quickstart", "inspect", "bench_table"},
+    "typer": {"cli", "cli_base", "cli_store"},
+    "rich": {"bench_store_table", "bench_table", "inspect", "quickstart", "quickstart_store", "report", "store_report"},
 }
 CODEC_NEEDS = {"numpy", "zstandard"}
 

@@ -116,24 +116,27 @@ def paths(names: Sequence[str | Path]) -> Iterator[Path]:
         yield from found
 
 
-def read(path: Path) -> Iterator[Record]:
-    """A line is an object with `data` and `metadata`, or a JSON value by itself. Raises DataError naming the line."""
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and text of every line that is not empty. Raises DataError."""
     with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
         try:
             for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    value = from_raw(JSON, line.strip())
-                    about = value.get("metadata") if type(value) is dict and "data" in value else None
-                    if type(about) is dict:
-                        yield record(value["data"], about.get("kind"), str(about.get("source") or path.name))
-                    else:
-                        yield record(value, None, path.name)
-                except NbmfError as error:
-                    raise DataError(f"{path}: line {number}: {error}") from error
+                if stripped := line.strip():
+                    yield number, stripped
         except (lzma.LZMAError, EOFError) as error:
             raise DataError(f"{path}: {error}") from error
+
+
+def parsed(path: Path, number: int, line: bytes) -> Record:
+    """A line is an object with `data` and `metadata`, or a JSON value by itself. Raises DataError naming the line."""
+    try:
+        value = from_raw(JSON, line)
+        about = value.get("metadata") if type(value) is dict and "data" in value else None
+        if type(about) is dict:
+            return record(value["data"], about.get("kind"), str(about.get("source") or path.name))
+        return record(value, None, path.name)
+    except NbmfError as error:
+        raise DataError(f"{path}: line {number}: {error}") from error
 
 
 def load(data: Sequence[str | Path], limit: int | None, tick: Tick) -> tuple[list[Record], int]:
@@ -141,8 +144,8 @@ def load(data: Sequence[str | Path], limit: int | None, tick: Tick) -> tuple[lis
     found: list[Record] = []
     if data:
         for path in paths(data):
-            for one in read(path):
-                found.append(one)
+            for number, line in lines(path):
+                found.append(parsed(path, number, line))
                 if len(found) % 1000 == 0:
                     tick("reading records", len(found))
     else:

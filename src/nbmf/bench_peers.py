@@ -148,8 +148,8 @@ def dictionary(learned: Sequence[bytes], size: int) -> zstandard.ZstdCompression
         return zstandard.ZstdCompressionDict(b"".join(learned)[-size:], dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 
-def sizes_with(learned: zstandard.ZstdCompressionDict, raws: Sequence[bytes]) -> list[int]:
-    """Sizes of magicless frames without size, checksum or dictionary id."""
+def compressor_with(learned: zstandard.ZstdCompressionDict) -> zstandard.ZstdCompressor:
+    """It makes magicless frames without size, checksum or dictionary id."""
     parameters = zstandard.ZstdCompressionParameters.from_level(
         PEER_LEVEL,
         source_size=1024,
@@ -160,7 +160,12 @@ def sizes_with(learned: zstandard.ZstdCompressionDict, raws: Sequence[bytes]) ->
         write_dict_id=False,
     )
     learned.precompute_compress(compression_params=parameters)
-    compressor = zstandard.ZstdCompressor(compression_params=parameters, dict_data=learned)
+    return zstandard.ZstdCompressor(compression_params=parameters, dict_data=learned)
+
+
+def sizes_with(learned: zstandard.ZstdCompressionDict, raws: Sequence[bytes]) -> list[int]:
+    """Sizes of the frames of `compressor_with`."""
+    compressor = compressor_with(learned)
     return [len(compressor.compress(raw)) for raw in raws]
 
 

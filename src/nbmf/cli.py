@@ -1,36 +1,30 @@
 """The command line. No logic: a command reads its options, calls the module that does the work, and prints."""
 
-import functools
-import os
 import sys
-import traceback
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from nbmf.errors import NbmfError
-
-app = typer.Typer(
-    name="nbmf",
-    help="A memory store for AI agents: records encoded by a trained neural model, small and exact.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+from nbmf import cli_store
+from nbmf.cli_base import (
+    CODEC,
+    MODELS,
+    Cold,
+    Json,
+    KeyFile,
+    PassphraseEnv,
+    PolicyFile,
+    ValueType,
+    app,
+    fail,
+    print_result,
+    reported,
+    write,
 )
 
-C = TypeVar("C", bound=Callable[..., None])
-
-
-class ValueType(StrEnum):
-    """How `encode` reads its input."""
-
-    auto = "auto"
-    text = "text"
-    json = "json"
-    bytes = "bytes"
+__all__ = ["app", "main"]
 
 
 class Profile(StrEnum):
@@ -45,7 +39,6 @@ Inputs = Annotated[
     list[str],
     typer.Argument(metavar="FILE...", help="Records as JSON lines, plain or .xz, or folders of such files."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 Bare = Annotated[bool, typer.Option("--bare", help="A bare blob: it names no model, so decode with the same one.")]
 ModelName = Annotated[str, typer.Option("--model", metavar="NAME", help="Model: a name, or a path ending in .nbm.")]
 Domain = Annotated[
@@ -57,67 +50,6 @@ Drawn = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="N records drawn at random, the same ones every time.")
 ]
 Figures = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write the figures here, as JSON.")]
-
-
-def fail(message: str) -> NoReturn:
-    """One line on standard error, and exit code 1."""
-    print("nbmf: " + " ".join(message.split()), file=sys.stderr)
-    raise typer.Exit(1)
-
-
-def hush() -> NoReturn:
-    """The reader of our output went away: nothing more to say, nor to flush at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise typer.Exit(1)
-
-
-def reported(command: C) -> C:
-    """`command` with every error as one line and exit code 1. NBMF_TRACEBACK=1 shows where it came from."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **options: Any) -> None:
-        try:
-            command(*args, **options)
-            sys.stdout.flush()
-        except typer.Exit:
-            raise
-        except BrokenPipeError:
-            hush()
-        except Exception as error:
-            if os.environ.get("NBMF_TRACEBACK") == "1":
-                traceback.print_exc()
-            fail(described(error))
-
-    return run  # type: ignore[return-value]  # wraps() keeps the signature that Typer reads
-
-
-def described(error: Exception) -> str:
-    """What went wrong, in one line."""
-    if isinstance(error, NbmfError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is not UTF-8; --type bytes stores any input"
-    if isinstance(error, ImportError):
-        return f"this command needs a part that isn't installed: {error}"
-    return f"{type(error).__name__}: {error}"
-
-
-def write(data: bytes, out: Path | None) -> None:
-    if out is None:
-        sys.stdout.buffer.write(data)
-    else:
-        out.write_bytes(data)
-
-
-def print_result(result: dict[str, Any], as_json: bool) -> None:
-    from nbmf import report
-
-    if as_json:
-        print(report.dump(result))
-    else:
-        report.show(result, report.console())
 
 
 def print_figures(result: dict[str, Any], out: Path | None, as_json: bool) -> None:
@@ -150,7 +82,7 @@ def root(
 @app.command()
 @reported
 def quickstart(limit: Limit = None, json: Json = False) -> None:
-    """Encode the sample records that ship with NBMF, beside zlib, zstd and zstd with a dictionary."""
+    """See it work: the shipped samples beside other compressors, then a store that puts, finds and forgets them."""
     from nbmf import quickstart as first_minute
     from nbmf import report
     from nbmf.codec.codec import Codec
@@ -163,7 +95,10 @@ def quickstart(limit: Limit = None, json: Json = False) -> None:
         first_minute.render(result, report.console())
 
 
-@app.command()
+cli_store.register(app)
+
+
+@app.command(rich_help_panel=CODEC)
 @reported
 def encode(
     file: Input,
@@ -198,7 +133,7 @@ def encode(
         print_result(transcode.figures(value, blob, codec, bare), json)
 
 
-@app.command()
+@app.command(rich_help_panel=CODEC)
 @reported
 def decode(
     file: Input,
@@ -218,7 +153,7 @@ def decode(
         print()
 
 
-@app.command()
+@app.command(rich_help_panel=CODEC)
 @reported
 def inspect(
     file: Input,
@@ -238,25 +173,53 @@ def inspect(
         inspection.render(found, report.console())
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 @reported
 def adapt(
-    file: Input,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The pack to write, ending in .nbp.")],
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="A file of records, or - for standard input.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The pack to write, ending in .nbp.")
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store", metavar="STORE", envvar=cli_store.VARIABLE, help="Learn from a tenant of this store, and use it."
+        ),
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", metavar="NAME", help="The tenant: a namespace's first segment.")
+    ] = None,
     size: Annotated[int, typer.Option("--size", min=1, max=512, metavar="KB", help="At most this many KB.")] = 512,
     model: ModelName = "base",
+    policy: PolicyFile = None,
+    key_file: KeyFile = None,
+    passphrase_env: PassphraseEnv = None,
+    cold: Cold = None,
     json: Json = False,
 ) -> None:
-    """Learn a domain pack from your own records: JSON lines, each the record's value."""
-    from nbmf import report
+    """Learn a domain pack from your own records: JSON lines, each a value; or from those of a tenant of a store."""
+    from nbmf import report, store_access
     from nbmf.codec.adapt import adapt_file
 
-    with report.progress(not json) as tick:
-        result = adapt_file(file, out, size=size * 1024, model=model, tick=tick)
-    print_result(dict(result), json)
+    if tenant is None:
+        if file is None or out is None:
+            fail("adapt takes FILE and --out FILE, or --store STORE and --tenant NAME")
+        with report.progress(not json) as tick:
+            result = dict(adapt_file(file, out, size=size * 1024, model=model, tick=tick))
+    else:
+        if file is not None or out is not None or model != "base":
+            fail("--tenant goes without FILE, --out and --model: the pack stays in the store")
+        if store is None:
+            fail("--tenant needs --store")
+        access = store_access.Access(policy, key_file, passphrase_env, cold)
+        with access.open(store) as memory, report.progress(not json) as tick:
+            result = memory.adapt(tenant, size * 1024, tick)
+    print_result(result, json)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 @reported
 def train(
     data: Annotated[
@@ -283,7 +246,7 @@ def train(
     print_result(dict(result), json)
 
 
-@app.command("eval")
+@app.command("eval", rich_help_panel=MODELS)
 @reported
 def evaluate(
     files: Inputs,
@@ -303,7 +266,7 @@ def evaluate(
     print_figures(result, out, json)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 @reported
 def bench(
     files: Annotated[

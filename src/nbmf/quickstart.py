@@ -1,4 +1,4 @@
-"""The first minute with NBMF: the shipped samples, encoded beside the usual compressors."""
+"""The first minute with NBMF: the shipped samples beside the usual compressors, then a store that keeps them."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from nbmf import samples
+from nbmf import quickstart_store, samples
 from nbmf.codec import kernel
 from nbmf.codec.codec import Codec
 from nbmf.codec.values import to_raw
@@ -33,6 +33,14 @@ SLOW: Final = (
     "same, the times are not. With a C compiler, install again."
 )
 DICTIONARY: Final = "each half of the samples with the best of several dictionaries learned from the other half"
+
+NEXT: Final = (
+    ("a record into a store of your own", """nbmf put agent.nbmf users/ann drink '{"text": "Prefers green tea"}'"""),
+    ("find it by what it means", "nbmf search agent.nbmf users --query 'what to drink?'"),
+    ("bring what you have, every record verified", "nbmf migrate records.jsonl agent.nbmf"),
+    ("learn from your own records: smaller still", "nbmf adapt --store agent.nbmf --tenant users"),
+    ("the codec alone; then nbmf inspect tea.nb", "echo 'Prefers green tea' | nbmf encode - --out tea.nb"),
+)
 
 T = TypeVar("T")
 
@@ -83,6 +91,7 @@ class Result:
     backend: str
     codec_id: str
     dictionary: str
+    store: quickstart_store.Result
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -221,7 +230,7 @@ def chosen(limit: int | None) -> list[samples.Sample]:
 
 
 def run(codec: Codec, limit: int | None = None, tick: Tick | None = None) -> Result:
-    """Measure the shipped samples, at most `limit` of each kind."""
+    """Measure the shipped samples, at most `limit` of each kind, and keep them in a store."""
     records = chosen(limit)
     raws = [to_raw(sample.value)[1] for sample in records]
     codec.decode(codec.encode("warm"))
@@ -244,6 +253,7 @@ def run(codec: Codec, limit: int | None = None, tick: Tick | None = None) -> Res
         backend=kernel.backend,
         codec_id=codec.id,
         dictionary=DICTIONARY,
+        store=quickstart_store.run(limit, tick),
     )
 
 
@@ -308,6 +318,15 @@ def render(result: Result, out: Console) -> None:
     )
     out.print(Panel(example, title="one of them", title_align="left", border_style="dim", width=min(out.width, 100)))
     out.print(explanation(result))
+    out.print()
+    quickstart_store.render(result.store, out)
+    out.print("\n[bold]Next[/bold]")
+    longest = max(len(command) for _, command in NEXT)
+    for what, command in NEXT:
+        if out.width >= WIDE + BAR:
+            out.print(Text.assemble("  " + command.ljust(longest + 2), (what, "dim")))
+        else:
+            out.print(Text.assemble((f"  # {what}\n", "dim"), "  " + command))
 
 
 def explanation(result: Result) -> str:
@@ -325,11 +344,6 @@ def explanation(result: Result) -> str:
         "[bold]Why it is smaller.[/bold] A compressor starts each record knowing nothing. NBMF ships a model that has "
         "read much text of this sort: it predicts every bit, and only the surprise is stored. All of it is integer "
         "arithmetic, so the same record gives the same bytes on every machine.",
-        "[bold]Next[/bold]\n"
-        "  echo 'Prefers green tea, no sugar' | nbmf encode - --out tea.nb   [dim]store a record[/dim]\n"
-        "  nbmf decode tea.nb                        [dim]read it back[/dim]\n"
-        "  nbmf inspect tea.nb                       [dim]see which bytes were a surprise[/dim]\n"
-        "  nbmf adapt records.jsonl --out mine.nbp   [dim]learn a pack from your own records[/dim]",
     ]
     if result.backend != "c":
         parts.insert(0, f"[yellow]{SLOW}[/yellow]")

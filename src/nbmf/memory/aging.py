@@ -324,12 +324,15 @@ def stats(memory: Memory, measure: bool) -> dict[str, Any]:
     cold = memory.cold()
     frozen = cold.sizes() if cold is not None else {}
     packs = memory.codecs.packs
+    disk = disk_bytes(memory.parts.folder) if memory.parts.folder else None
+    if disk is not None and memory.parts.cold_is_elsewhere:
+        disk += sum(size for part, size in frozen.items() if part != "count")
     out: dict[str, Any] = {
         "records": warm.get("count", 0) + frozen.get("count", 0),
         "warm": warm,
         "cold": frozen,
         "packs": sum(path.stat().st_size for path in packs.files()) if packs else 0,
-        "disk_bytes": disk_bytes(memory.parts.folder) if memory.parts.folder else None,
+        "disk_bytes": disk,
         "hot": {
             "entries": len(memory.hot),
             "bytes": memory.hot.bytes,

@@ -14,7 +14,7 @@ from nbmf.codec.codec import Codec
 from nbmf.codec.group import NeuralGroups
 from nbmf.codec.model import lookup, model_by_id
 from nbmf.codec.values import from_raw
-from nbmf.errors import NbmfError, UnknownModel
+from nbmf.errors import CorruptRecord, NbmfError, StoreError, UnknownModel
 from nbmf.memory.packs import Packs
 from nbmf.policy.policy import Policy
 from nbmf.policy.rollout import Coder, Metrics, Shadow
@@ -57,7 +57,7 @@ class Codecs:
     # -- which codec ---------------------------------------------------------------------------------------------------
 
     def of_domain(self, domain: str) -> Codec:
-        """The codec that new records of a domain are written with; "" is the model alone. Raises UnknownModel.
+        """The codec that new records of a domain are written with; "" is the model alone.
 
         A domain is a pack's name or path, or its content id (hex) where the store has it.
         """
@@ -68,7 +68,10 @@ class Codecs:
             if _ID.fullmatch(domain):
                 codec = self.of_id(domain)
             else:
-                codec = Codec(domain=domain)
+                try:
+                    codec = Codec(domain=domain)
+                except OSError as error:
+                    raise StoreError(f"the pack {domain} cannot be read: {error.strerror or error}") from error
                 if self.packs is not None and codec.pack is not None:
                     self.packs.keep(codec.pack)
             with self._lock:
@@ -82,6 +85,8 @@ class Codecs:
             return self._base
         codec = self._by_id.get(id)
         if codec is None:
+            if not _ID.fullmatch(id):
+                raise CorruptRecord(f"a record's codec id is none: {id!r}"[:200])
             pack = self.packs.find(id) if self.packs else None
             if pack is not None:
                 codec = Codec(str(model_by_id(pack.model_id).path), domain=pack)
@@ -94,12 +99,19 @@ class Codecs:
                 codec = self._by_id.setdefault(id, codec)
         return codec
 
+    def usable(self, tenant: str, id: str) -> bool:
+        """Whether new records of a tenant may still be coded with the codec of a content id: packs come and go."""
+        return self.packs is None or id in ("", self._base.id) or self.packs.has(id, tenant)
+
     def dropped(self, ids: Collection[str]) -> None:
         """Forgets codecs whose packs are gone."""
         with self._lock:
             for id in ids:
                 self._by_id.pop(id, None)
-            self._by_domain = {name: codec for name, codec in self._by_domain.items() if codec.id not in ids}
+            gone = [name for name, codec in self._by_domain.items() if codec.id in ids]
+            for name in gone:
+                del self._by_domain[name]
+                self._shadows.pop(name, None)
 
     def groups(self, id: str) -> NeuralGroups:
         """What codes an archive's blocks with the codec of a content id."""
@@ -133,6 +145,8 @@ class Codecs:
                 blob = _plain_blob(pair, zstd=True)
         else:
             blob = _plain_blob(pair, zstd=route.encoder == ZSTD)
+            if self._base.raw(blob, bare=True) != pair:
+                raise CorruptRecord(f"a blob of {len(blob)} bytes did not decode to its value")
         self.metrics.wrote(route.encoder, len(raw), len(blob))
         return Encoded(blob, id, route.encoder)
 
@@ -202,6 +216,11 @@ class Codecs:
             with self._lock:
                 shadow = self._shadows.setdefault(domain, shadow)
         return shadow
+
+
+def stored_blob(pair: Pair) -> bytes:
+    """The bare blob that keeps the raw bytes as they are, which needs no model."""
+    return _plain_blob(pair, zstd=False)
 
 
 def value_of(pair: Pair) -> Any:

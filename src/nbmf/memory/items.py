@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from nbmf.codec.values import json_text
-from nbmf.errors import PolicyError
-from nbmf.store.base import Namespace, Record
+from nbmf.codec.values import json_text, parse_json
+from nbmf.errors import CorruptRecord, PolicyError
+from nbmf.store.base import KEY_MOST, Namespace, Record
 
 META_MOST: Final = 1 << 20  # bytes of a record's metadata
 LIMIT: Final = 10  # items of a search unless told otherwise
@@ -121,23 +120,48 @@ def item_of(record: Record, tier: str, value: Any) -> Item:
         created_at=moment(record.created),
         updated_at=moment(record.updated),
         expires_at=None if record.expires is None else moment(record.expires),
-        meta=json.loads(record.meta.decode("utf-8", "surrogatepass")) if record.meta else None,
+        meta=meta_of(record.meta),
         tier=tier,
         codec=record.codec,
         stored_bytes=len(record.blob) if tier == "warm" else None,
     )
 
 
-def meta_bytes(meta: Mapping[str, Any] | None) -> bytes:
+def meta_bytes(meta: Mapping[str, Any] | None, *, allow_nan: bool = False) -> bytes:
     """Metadata as compact JSON; b"" for none. Raises UnsupportedValue, PolicyError (not an object, too large)."""
-    if not meta:
+    if meta is None:
         return b""
     if not isinstance(meta, Mapping):
         raise PolicyError(f"metadata is a JSON object, not {type(meta).__name__}")
-    data = json_text(dict(meta)).encode("utf-8", "surrogatepass")
+    if not meta:
+        return b""
+    data = json_text(dict(meta), allow_nan=allow_nan).encode("utf-8", "surrogatepass")
     if len(data) > META_MOST:
         raise PolicyError(f"metadata has at most {META_MOST} bytes, not {len(data)}")
     return data
+
+
+def meta_of(data: bytes) -> dict[str, Any] | None:
+    """The metadata in a record's bytes, None for none. Raises CorruptRecord."""
+    if not data:
+        return None
+    try:
+        meta = parse_json(data.decode("utf-8", "surrogatepass"))
+    except UnicodeDecodeError:
+        raise CorruptRecord("a record's metadata is not UTF-8") from None
+    if type(meta) is not dict:
+        raise CorruptRecord("a record's metadata is no JSON object")
+    return meta
+
+
+def check_class(cls: Any) -> None:
+    """Raises PolicyError for what cannot be a class: a text as of a key, or none."""
+    if not isinstance(cls, str):
+        raise PolicyError(f"a class is a text, not {cls!r}"[:200])
+    if "\0" in cls or any("\ud800" <= char <= "\udfff" for char in cls):
+        raise PolicyError(f"a class cannot hold U+0000 or a lone surrogate: {cls!r}"[:200])
+    if len(cls.encode()) > KEY_MOST:
+        raise PolicyError(f"a class has at most {KEY_MOST} bytes, not {len(cls.encode())}")
 
 
 # -- filters -----------------------------------------------------------------------------------------------------------
@@ -153,8 +177,12 @@ _MISSING: Final = object()
 
 
 def check_filter(filter: Mapping[str, Any] | None) -> None:
-    """Raises PolicyError for an operator that there is none of."""
+    """Raises PolicyError for what is no filter, and for an operator that there is none of."""
+    if filter is not None and not isinstance(filter, Mapping):
+        raise PolicyError(f"a filter maps fields to what they are to be, and is no {type(filter).__name__}")
     for field, wanted in (filter or {}).items():
+        if not isinstance(field, str):
+            raise PolicyError(f"filter: a field is a text, not {field!r}"[:200])
         if _is_operators(wanted):
             for operator in wanted:
                 if operator not in OPERATORS:
@@ -165,8 +193,8 @@ def matches(value: Any, filter: Mapping[str, Any] | None) -> bool:
     """Whether a value passes a filter: {field: wanted} or {field: {operator: operand}}, all of them.
 
     `field` may be a path with dots where the value has no field of that whole name. Numbers are compared with numbers
-    and texts with texts; any other pair is in no order, so that $gt and the like do not hold. A dict or list that is
-    wanted is compared whole. A value that is no JSON object passes the empty filter alone.
+    and texts with texts; any other pair is in no order, so that $gt and the like do not hold. A list that is wanted, or
+    a dict without operators, is compared whole. A value that is no JSON object passes the empty filter alone.
     """
     return all(_passes(_field(value, field), wanted) for field, wanted in (filter or {}).items())
 
@@ -187,7 +215,7 @@ def _passes(found: Any, wanted: Any) -> bool:
 
 
 def _is_operators(wanted: Any) -> bool:
-    return isinstance(wanted, Mapping) and bool(wanted) and all(str(name).startswith("$") for name in wanted)
+    return isinstance(wanted, Mapping) and any(str(name).startswith("$") for name in wanted)
 
 
 def _comparable(a: Any, b: Any) -> bool:

@@ -93,9 +93,9 @@ class Memory:
         """Opens the store in a folder, made if need be, or at a postgresql:// address.
 
         `policy`: a Policy or the path of one; else the folder's policy.toml, else the defaults. `key` (32 bytes, or
-        hex or base64; else NBMF_KEY) or `passphrase` encrypts it. `embedder`: "auto" is the static one where
-        nbmf[search] is installed and none elsewhere; None; or an object as store.embed.Embedder. `cold`: where archives
-        lie, a folder or s3://bucket/prefix. `ledger`: keep an audit ledger; one that is there is kept up anyway.
+        hex or base64; else NBMF_KEY; b"" for none) or `passphrase` encrypts it. `embedder`: "auto" is the static one
+        where nbmf[search] is installed and none elsewhere; None; or an object as store.embed.Embedder. `cold`: where
+        archives lie, a folder or s3://bucket/prefix. `ledger`: keep an audit ledger; one that is there is kept up.
         Raises StoreError, PolicyError, NbmfError (an extra is missing).
         """
         parts = open_parts(
@@ -228,7 +228,7 @@ class Memory:
         count = max(int(self.warm.batch([Forget(prefix)])[0]), len(warm))
         if packs and not prefix:
             learned = [path.stem for path in packs.files()]
-            packs.drop_all()
+            packs.drop_others(())
         elif packs and learned:
             packs.drop(tenant)
         self.codecs.dropped(learned)
@@ -262,7 +262,7 @@ class Memory:
 
     def _run(self, kind: type[MemoryOp], ops: Sequence[Any]) -> list[Any]:
         if kind is PutOp:
-            self._put(ops)
+            self.store(self.records_of(ops))
             return [None] * len(ops)
         if kind is GetOp:
             return self._get(ops)
@@ -309,8 +309,8 @@ class Memory:
         own = self.codecs.packs.current(tenant_of(namespace))
         return replace(chosen, domain=own) if own else chosen
 
-    def _put(self, ops: Sequence[PutOp]) -> None:
-        records = self.records_of(ops)
+    def store(self, records: Sequence[Record]) -> None:
+        """Stores records that `records_of` made, in one transaction, over what either tier has at their addresses."""
         self._quotas.check(self, records)
         cold = self.cold()
         older: list[Record] = []

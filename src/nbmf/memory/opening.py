@@ -5,7 +5,8 @@ agent.nbmf/
   tenants/, keys     one database a tenant and the wrapped keys, of a store with encryption
   archives/          the cold tier, unless it was opened elsewhere
   packs/             the domain packs that records use
-  ledger             the audit ledger, where one was asked for
+  ledger             the audit ledger, where one was asked for; without encryption its keys are in ledger.keys
+  gate, gate.door    empty, for locks
   policy.toml        the policy, if the owner put one there
 """
 
@@ -14,14 +15,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from nbmf.errors import PolicyError, StoreError
 from nbmf.memory.encoding import Codecs
+from nbmf.memory.gate import FolderGate, Gate, ServerGate
 from nbmf.memory.packs import Packs
 from nbmf.policy.policy import Policy
 from nbmf.store.archives import ArchiveTier
 from nbmf.store.base import Tier
-from nbmf.store.keys import Keyring, master_key
+from nbmf.store.keys import DataKey, Keyring, master_key
 from nbmf.store.ledger import Audited, Ledger
 from nbmf.store.objects import open_objects
 from nbmf.store.sqlite import SQLiteTier
@@ -46,8 +49,10 @@ class Parts:
     policy: Policy
     codecs: Codecs
     warm: Tier
+    gate: Gate
     keys: Keyring | None
     ledger: Ledger | None
+    ledger_keys: Keyring | None  # those of the ledger alone, in a store without encryption
     cold_address: str | None
 
     def open_cold(self) -> ArchiveTier:
@@ -56,16 +61,19 @@ class Parts:
             raise PolicyError("this store has no cold tier: open it with cold=, a folder or an s3:// address")
         codecs, keys = self.codecs, self.keys
 
-        def seal_of(group: str) -> object:
+        def seal_of(group: str) -> DataKey | None:
             if keys is None:
                 return None
-            return keys.store_key if group == "" else keys.data_key(group, make=True)
+            key = keys.store_key if group == "" else keys.data_key(group)
+            if key is None:  # None would be: not sealed
+                raise StoreError("the key file has no key for a tenant of the cold tier: it was forgotten")
+            return key
 
         return ArchiveTier(
             open_objects(self.cold_address),
             codecs.groups(""),
             coder_by_id=codecs.groups,
-            seal_of=seal_of,  # type: ignore[arg-type]
+            seal_of=seal_of,
             block_size=self.policy.archive.block_bytes,
             size=lambda codec, blob: len(codecs.decode(codec, blob)[1]),
         )
@@ -75,6 +83,38 @@ class Parts:
         if self.cold_address is None:
             return False
         return self.cold_address.startswith("s3://") or Path(self.cold_address).is_dir()
+
+    @property
+    def cold_is_elsewhere(self) -> bool:
+        """Whether the archives, if any, lie outside the store's folder."""
+        if self.cold_address is None or self.folder is None:
+            return self.cold_address is not None
+        if self.cold_address.startswith("s3://"):
+            return True
+        return not Path(self.cold_address).resolve().is_relative_to(self.folder.resolve())
+
+
+def is_postgres(address: str) -> bool:
+    """Whether an address is that of a PostgreSQL store."""
+    return address.startswith(POSTGRES)
+
+
+def is_encrypted(folder: Path) -> bool:
+    """Whether a folder holds an encrypted store."""
+    return (folder / KEYS).exists()
+
+
+def holds_store(folder: Path) -> bool:
+    """Whether a folder holds a store."""
+    return is_encrypted(folder) or (folder / WARM_FILE).exists()
+
+
+def public_address(address: str) -> str:
+    """The address without user, password and parameters, for reports and messages."""
+    if not is_postgres(address):
+        return address
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def open_parts(
@@ -88,13 +128,13 @@ def open_parts(
     create: bool,
 ) -> Parts:
     """Raises StoreError (not there, foreign, locked away, another key), PolicyError."""
-    if address.startswith(POSTGRES):
-        return _open_postgres(address, policy, key, passphrase, cold)
+    if is_postgres(address):
+        return _open_postgres(address, policy, key, passphrase, cold, ledger)
     if "://" in address:
         raise StoreError(f"{address.split('://')[0]}:// is no address of a store: a folder or postgresql:// is")
     folder = Path(address)
-    encrypted = (folder / KEYS).exists()
-    if not create and not encrypted and not (folder / WARM_FILE).exists():
+    encrypted = is_encrypted(folder)
+    if not create and not holds_store(folder):
         raise StoreError(f"{folder} holds no store")
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder} is a file: a store is a folder")
@@ -102,14 +142,18 @@ def open_parts(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder}: the folder cannot be made: {error.strerror or error}") from error
-    master = master_key(key) if key is not None or passphrase is None else None
+    named = key is not None or passphrase is None  # else NBMF_KEY is not looked at
+    master = master_key(key) if named and key not in (b"", "") else None
     wanted = master is not None or passphrase is not None
     if wanted and not encrypted and (folder / WARM_FILE).exists():
         raise StoreError(f"{folder} is a store without encryption: open it without a key, or migrate it to one with")
     if encrypted and not wanted:
         raise StoreError(f"{folder} is encrypted: open it with its key or passphrase")
+    if not encrypted and (folder / TENANTS).exists():
+        raise StoreError(f"{folder / KEYS} is missing: without it nobody can read this store")
     chosen = _policy(policy, folder)
     keys: Keyring | None = None
+    own: Keyring | None = None
     warm: Tier
     if wanted:
         keys = Keyring(folder / KEYS, master, passphrase)
@@ -120,23 +164,33 @@ def open_parts(
     book: Ledger | None = None
     try:
         if ledger or (folder / LEDGER).exists():
-            book = Ledger(folder / LEDGER, keys or Keyring(folder / f"{LEDGER}.keys"))
+            own = None if keys is not None else Keyring(folder / f"{LEDGER}.keys")
+            book = Ledger(folder / LEDGER, keys or own)  # type: ignore[arg-type]
             warm = Audited(warm, book)
     except BaseException:
         warm.close()
         raise
-    return Parts(address, folder, chosen, codecs, warm, keys, book, cold or str(folder / ARCHIVES))
+    archives = cold or str(folder / ARCHIVES)
+    return Parts(address, folder, chosen, codecs, warm, FolderGate(folder), keys, book, own, archives)
 
 
 def _open_postgres(
-    address: str, policy: Policy | str | Path | None, key: bytes | str | None, passphrase: str | None, cold: str | None
+    address: str,
+    policy: Policy | str | Path | None,
+    key: bytes | str | None,
+    passphrase: str | None,
+    cold: str | None,
+    ledger: bool,
 ) -> Parts:
-    if key is not None or passphrase is not None:
+    if key not in (None, b"", "") or passphrase is not None:
         raise PolicyError("a PostgreSQL store is encrypted by its server, not with a key of ours")
+    if ledger:
+        raise PolicyError("a PostgreSQL store has no ledger: that is a file in a store's folder")
     from nbmf.store.postgres import PostgresTier
 
     chosen = _policy(policy, None)
-    return Parts(address, None, chosen, Codecs(chosen, None), PostgresTier(address), None, None, cold)
+    warm = PostgresTier(address)
+    return Parts(address, None, chosen, Codecs(chosen, None), warm, ServerGate(warm.turn), None, None, None, cold)
 
 
 def _policy(policy: Policy | str | Path | None, folder: Path | None) -> Policy:

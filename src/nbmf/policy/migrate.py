@@ -45,6 +45,7 @@ from nbmf.policy.migration.rows import (
     replaced_fingerprint,
 )
 from nbmf.policy.sources import Incoming, Item, Source, Unreadable, open_source, parse_namespace
+from nbmf.store.base import Namespace
 
 BATCH_BYTES: Final = 8 << 20  # raw bytes of values after which a batch ends early
 UNREADABLE: Final = "unreadable"  # the folder beside the journal
@@ -125,7 +126,7 @@ def migrate_to(
     folder: Path,
     kind: str | None = None,
     key: bytes | None = None,
-    namespace: str | None = None,
+    namespace: str | Namespace | None = None,
     on_conflict: str = "fail",
     dry_run: bool = False,
     undo: bool = False,
@@ -138,8 +139,8 @@ def migrate_to(
 
     `source` is an address, or a source that the caller has made (another NBMF store) and closes. `folder` takes
     journal, report and unreadable items; `folder_for` gives the usual one. `kind` is one of sources.KINDS. `key`, or
-    the text in NBMF_STUB_KEY, opens the old store's sealed records. `namespace` is "a/b". `undo` rolls back. The rest
-    as `migrate`.
+    the text in NBMF_STUB_KEY, opens the old store's sealed records. `namespace` may be "a/b". `undo` rolls back. The
+    rest as `migrate`.
     """
     journal = folder / JOURNAL_NAME
     if undo:
@@ -157,7 +158,9 @@ def migrate_to(
         return migrate(source, destination, **options)
     if key is None and STUB_KEY in os.environ:
         key = os.fsencode(os.environ[STUB_KEY])
-    with open_source(source, kind, key=key, namespace=parse_namespace(namespace) if namespace else None) as opened:
+    if isinstance(namespace, str):
+        namespace = parse_namespace(namespace)
+    with open_source(source, kind, key=key, namespace=namespace) as opened:
         return migrate(opened, destination, **options)
 
 

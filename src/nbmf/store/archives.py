@@ -16,7 +16,7 @@ import heapq
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -85,6 +85,7 @@ class ArchiveTier(Tier):
         self._lock = threading.Lock()  # of _known
         self._writing = threading.RLock()  # this process's writers wait for each other, rather than lose swaps
         self._closed = False
+        self._prepared: dict[str, tuple[list[Record], list[Built]]] = {}  # by group
         self._begin()
 
     def batch(self, ops: Sequence[Op]) -> list[Any]:
@@ -108,6 +109,20 @@ class ArchiveTier(Tier):
             if pending.forgets:
                 self._sweep()
             return results
+
+    def prepare(self, records: Sequence[Record]) -> None:
+        """Codes records ahead: the next batch that puts just these, in this order, only writes them."""
+        self._check_open()
+        by_group: dict[str, list[Record]] = {}
+        for record in records:
+            by_group.setdefault(self._group(record.namespace), []).append(record)
+        self._prepared = {group: (mine, self._build(group, mine)) for group, mine in by_group.items()}
+
+    def held(self, group: str) -> tuple[int, int]:
+        """How many records a group has, expired ones too, and the bytes of its archives. Nothing of them is read."""
+        self._check_open()
+        mine = [listed for listed in self._refresh()[1].archives if listed.group == group]
+        return sum(listed.count - len(listed.dead) for listed in mine), sum(listed.size for listed in mine)
 
     def version(self) -> int:
         self._check_open()
@@ -237,8 +252,11 @@ class ArchiveTier(Tier):
             self._objects.delete(listed.name)
         return True
 
-    def _build(self, group: str, records: Iterable[Record]) -> list[Built]:
+    def _build(self, group: str, records: list[Record]) -> list[Built]:
         """The archives of new records."""
+        known = self._prepared.pop(group, None)
+        if known is not None and known[0] == records:
+            return known[1]
         writers: list[Writer] = []
         for _, record in sorted((address(record.namespace, record.key), record) for record in records):
             self._room(writers, group).add(record)

@@ -85,7 +85,8 @@ class Scan:
     """-> list[Record]: those in and below `prefix` (whole segments; () is everything), ordered by (namespace, key).
 
     `after` is the last (namespace, key) of the page before. Expired records are left out unless `now` is None.
-    The order is the tier's own, fixed and total; it need not be that of Python's tuples.
+    The order is the tier's own, fixed and total; it need not be that of Python's tuples. With `blobs` False the blobs
+    may be b"": a tier in which they cost something does not read them.
     """
 
     prefix: Namespace
@@ -93,6 +94,7 @@ class Scan:
     after: tuple[Namespace, str] | None = None
     limit: int = PAGE
     cls: str | None = None
+    blobs: bool = True
 
 
 @dataclass(frozen=True, slots=True)

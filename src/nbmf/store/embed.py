@@ -86,7 +86,9 @@ class WordLlama:
 
     def _ids(self, word: str) -> tuple[int, ...]:
         """The tokens of a word, each below len(table). No token but runs of spaces crosses a word's border."""
-        return tuple(self._tokenizer.encode(word, add_special_tokens=False).ids)
+        # Lone surrogates, which the tokenizer refuses, become question marks.
+        clean = word.encode("utf-8", "replace").decode()
+        return tuple(self._tokenizer.encode(clean, add_special_tokens=False).ids)
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """float32[len(texts), 256]: the mean over the tokens of the first EMBED_MOST characters, scaled to norm 1.

@@ -1,6 +1,6 @@
 """Keywords: which words of a text are worth finding it by, their signature in a record's code, and how a match scores.
 
-No plaintext and no index of words is kept. A code ends with the 12-bit hashes of the text's few rarest keywords, which
+No plaintext and no index of words is kept. A code ends with the 16-bit hashes of the text's few rarest keywords, which
 are scanned together with the vectors: they bring a record whose embedding says nothing of an order number or a name
 among the candidates. Candidates are decoded anyway, so what they score is their true text's match.
 """
@@ -8,6 +8,7 @@ among the candidates. Candidates are decoded anyway, so what they score is their
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,9 +18,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-HASH_BITS: Final = 12
+HASH_BYTES: Final = 2
 NO_HASH: Final = 0xFFFF  # fills a row of hashes up; no keyword has it
-SLOTS: Final = 8  # keywords of a signature, of 1.5 bytes each
+SLOTS: Final = 6  # keywords of a signature
+SIGNATURE_MOST: Final = SLOTS * HASH_BYTES
 TERMS: Final = 8  # keywords of a query that are looked for in signatures: its rarest
 SIGNED_MOST: Final = 4096  # characters of a text that its signature is drawn from
 KEYWORD_MOST: Final = 64  # characters of a keyword; longer runs are data, not words
@@ -35,7 +37,7 @@ SATURATION: Final = 0.6
 LENGTH_SHARE: Final = 0.3
 LENGTH_MEAN: Final = 60  # keywords of a text that is neither short nor long
 
-KEYWORD_SHARE: Final = 0.5  # of what the cosine leaves open, the part that a full match of all keywords gives
+KEYWORD_SHARE: Final = 0.8  # of what the cosine leaves open, the part that a full match of all keywords gives
 
 # Scripts that are written without spaces: pairs of neighbours stand for words.
 _PAIRED: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
@@ -79,40 +81,28 @@ def weight(keyword: str, rarity: Rarity = plain_rarity) -> float:
 
 
 def hash_of(keyword: str) -> int:
-    """12 bits, the same for ever: they are stored."""
-    crc = zlib.crc32(keyword.encode("utf-8", "surrogatepass"))
-    return (crc ^ crc >> HASH_BITS ^ crc >> 2 * HASH_BITS) & ((1 << HASH_BITS) - 1)
+    """In 0..0xFFFE, the same for ever: it is stored."""
+    return zlib.crc32(keyword.encode("utf-8", "surrogatepass")) % NO_HASH
 
 
 def signature(text: str, rarity: Rarity = plain_rarity) -> bytes:
-    """The hashes of the text's rarest keywords, ascending, at most SLOTS: two in 3 bytes, an odd last one in 2."""
+    """The hashes of the text's rarest keywords, at most SLOTS, ascending, as little-endian uint16."""
     distinct = dict.fromkeys(keywords(text[:SIGNED_MOST]))
-    rated = [(-rarity(keyword), keyword) for keyword in distinct]
-    chosen = [keyword for rate, keyword in sorted(rated) if -rate > COMMON][:SLOTS]
-    hashes = sorted({hash_of(keyword) for keyword in chosen})
-    packed = 0
-    for i, value in enumerate(hashes):
-        packed |= value << HASH_BITS * i
-    return packed.to_bytes((HASH_BITS * len(hashes) + 7) // 8, "little")
+    rated = sorted((-rarity(keyword), keyword) for keyword in distinct)
+    chosen = {hash_of(keyword) for rate, keyword in rated[:SLOTS] if -rate > COMMON}
+    return struct.pack(f"<{len(chosen)}H", *sorted(chosen))
 
 
 def unpack(signature: bytes) -> list[int]:
     """The hashes of a signature."""
-    packed = int.from_bytes(signature, "little")
-    return [packed >> HASH_BITS * i & (1 << HASH_BITS) - 1 for i in range(8 * len(signature) // HASH_BITS)]
+    return list(struct.unpack(f"<{len(signature) // HASH_BYTES}H", signature))
 
 
 def unpack_many(signatures: Sequence[bytes]) -> Hashes:
     """uint16[len, SLOTS]: the hashes of each signature, rows filled up with NO_HASH."""
-    width = SLOTS * HASH_BITS // 8
-    sizes = np.fromiter(map(len, signatures), np.intp, len(signatures))
-    joined = b"".join(signature.ljust(width, b"\0")[:width] for signature in signatures)
-    raw = np.frombuffer(joined, np.uint8).reshape(len(signatures), SLOTS // 2, 3).astype(np.uint16)
-    out = np.empty((len(signatures), SLOTS), np.uint16)
-    out[:, 0::2] = raw[:, :, 0] | (raw[:, :, 1] & 15) << 8
-    out[:, 1::2] = raw[:, :, 1] >> 4 | raw[:, :, 2] << 4
-    out[np.arange(SLOTS) >= (8 * sizes // HASH_BITS)[:, None]] = NO_HASH
-    return out
+    fill = NO_HASH.to_bytes(HASH_BYTES, "little") * SLOTS
+    joined = b"".join([(signature + fill)[:SIGNATURE_MOST] for signature in signatures])
+    return np.frombuffer(joined, "<u2").reshape(len(signatures), SLOTS).astype(np.uint16)
 
 
 @dataclass(frozen=True, slots=True)

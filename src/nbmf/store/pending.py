@@ -79,8 +79,8 @@ class Pending:
                     return False
                 self._drop(found)
                 return True
-            case Scan(prefix, now, after, limit, cls):
-                return self._load(list(islice(self._records(prefix, after, now, cls), limit)))
+            case Scan(prefix, now, after, limit, cls, blobs):
+                return self._load(list(islice(self._records(prefix, after, now, cls), limit)), blobs)
             case Namespaces(prefix, now):
                 return self._namespaces(prefix, now)
             case Forget(prefix):
@@ -122,11 +122,11 @@ class Pending:
                 return Stored(at, listed, archive, number)
         return None
 
-    def _load(self, found: Sequence[Stored | Fresh]) -> list[Record]:
-        """The records, blobs and all."""
+    def _load(self, found: Sequence[Stored | Fresh], with_blobs: bool = True) -> list[Record]:
+        """The records, blobs and all unless told otherwise."""
         wanted: dict[str, list[Stored]] = {}
         for one in found:
-            if isinstance(one, Stored):
+            if isinstance(one, Stored) and with_blobs:
                 wanted.setdefault(one.listed.id, []).append(one)
         blobs = {
             id: self.shelf.blobs(of[0].listed, of[0].archive, [one.number for one in of]) for id, of in wanted.items()
@@ -136,7 +136,8 @@ class Pending:
             if isinstance(one, Fresh):
                 out.append(one.record)
                 continue
-            record = one.archive.record(one.number, blobs[one.listed.id][one.number])
+            blob = blobs[one.listed.id][one.number] if with_blobs else b""
+            record = one.archive.record(one.number, blob)
             expires = self._expires(one.listed, one.archive, one.number)
             out.append(record if record.expires == expires else replace(record, expires=expires))
         return out

@@ -223,6 +223,17 @@ class PostgresTier(Tier):
                 "SELECT pg_advisory_xact_lock(%s, slot) FROM unnest(%s::int[]) slot", (self._space, slots)
             )
 
+    @contextlib.contextmanager
+    def turn(self, alone: bool) -> Iterator[None]:
+        """Holds a lock of this store over all processes, shared or `alone`. Batches take no notice of it."""
+        shared = "" if alone else "_shared"
+        with self._connection() as connection:
+            with self._errors():
+                connection.execute(f"SELECT pg_advisory_lock{shared}(%s, -3)", (self._space,))
+            yield
+            with self._errors():
+                connection.execute(f"SELECT pg_advisory_unlock{shared}(%s, -3)", (self._space,))
+
     def version(self) -> int:
         with self._errors():
             try:

@@ -7,6 +7,7 @@ a query is compared with a record by counting bits; the best few are then scored
 
 from __future__ import annotations
 
+import functools
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -32,8 +33,8 @@ GATHER: Final = 4  # a prefix with fewer than one in so many rows is gathered be
 HOLES: Final = 4  # compacted when more than one row in so many is dead
 PENDING: Final = 4096  # rows that wait in a dict before they are merged into the sorted table
 
-CANDIDATES: Final = 40  # nearest records that a search returns, for exact scoring
-EXTRA: Final = 16  # records that a search adds for their keywords
+CANDIDATES: Final = 56  # records that a search returns, for exact scoring
+EXTRA: Final = 16  # of them, those that are there for their keywords, at most
 SAMPLE_STEP: Final = 16
 SAMPLED: Final = 16  # so many times more scores than wanted, and a sample is drawn first
 FOLLOWED: Final = 1024  # changed records that are read at a time
@@ -57,15 +58,13 @@ def _counts_by_table(words: Words, out: Counts | None = None) -> Counts:
     return counts
 
 
-def _bits_of_16() -> npt.NDArray[np.uint8]:
-    if not _table:
-        _table.append(
-            np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16).sum(1, dtype=np.uint8)
-        )
-    return _table[0]
+@functools.lru_cache(maxsize=1)
+def _bits_of_16() -> Counts:
+    values = np.arange(1 << 16, dtype=np.uint16)
+    counts: Counts = np.unpackbits(values.view(np.uint8)).reshape(-1, 16).sum(axis=1, dtype=np.uint8)
+    return counts
 
 
-_table: list[npt.NDArray[np.uint8]] = []
 _counts: Callable[..., npt.NDArray[np.uint8]] = getattr(np, "bitwise_count", _counts_by_table)
 
 
@@ -102,8 +101,9 @@ class VectorCode:
 
     def fits(self, code: bytes) -> bool:
         """Whether `code` is one of this embedder, in this version."""
-        most = self.size + keywords.SLOTS * keywords.HASH_BITS // 8
-        return self.size <= len(code) <= most and code[0] == self.tag
+        extra = len(code) - self.size
+        whole = 0 <= extra <= keywords.SIGNATURE_MOST and extra % keywords.HASH_BYTES == 0
+        return whole and code[0] == self.tag
 
     def decode(self, code: bytes) -> tuple[npt.NDArray[np.float32], bytes]:
         """The vector that a code stands for, float32[dim] of norm 1 (or 0), and the signature. Raises FormatError."""
@@ -197,9 +197,9 @@ class _Places:
             self._recent, self._waiting = {}, 0
 
     def candidates(self, value: int) -> list[int]:
-        """Rows that may be the one, dead ones and those of equal hash among them."""
+        """Rows that may be the one, newest first, dead ones and those of equal hash among them."""
         left, right = np.searchsorted(self._hashes, (value, value + 1))
-        return [*self._recent.get(value, ()), *self._rows[left:right].tolist()]
+        return [*reversed(self._recent.get(value, ())), *self._rows[left:right][::-1].tolist()]
 
     @property
     def nbytes(self) -> int:
@@ -214,7 +214,7 @@ def _hash(space: int, key: bytes) -> int:
 class CodeIndex:
     """Codes of one embedder in memory, searched by vector and keywords. Thread-safe; a search blocks no other thread.
 
-    About 112 bytes and the key's own a record for 256 dimensions. What it returns may have been changed or removed
+    About 120 bytes and the key's own a record for 256 dimensions. What it returns may have been changed or removed
     since: the records themselves tell.
     """
 
@@ -224,16 +224,12 @@ class CodeIndex:
         self._lock = threading.Lock()
         self._following = threading.Lock()
         self._position: int | None = None
-        self._reset()
-
-    def _reset(self) -> None:
         self._columns = _Columns(self.code.words, ROWS_LEAST, 16 * ROWS_LEAST)
         self._places = _Places()
         self._numbers: dict[Namespace, int] = {}
         self._names: list[Namespace] = [()]  # by number; DEAD has none
-        self._parents = np.zeros(
-            64, np.int32
-        )  # by number; a parent's number is below its children's, the root's is DEAD
+        # By number: a parent's is below its children's, that of () is DEAD.
+        self._parents = np.zeros(64, np.int32)
 
     def __len__(self) -> int:
         return self._columns.count - self._columns.dead
@@ -269,6 +265,7 @@ class CodeIndex:
                 for namespace, key in latest:
                     self._kill(namespace, key)
             self._append(list(good), some, low, norms, hashes)
+            self._tidy(HOLES)
 
     def _append(
         self, addresses: list[tuple[Namespace, str]], some: Words, low: Words, norms: Any, hashes: keywords.Hashes
@@ -386,7 +383,7 @@ class CodeIndex:
     ) -> list[Found]:
         """The records in and below `prefix` that most likely lie nearest: (namespace, key, approximate cosine).
 
-        First the `candidates` nearest, nearest first, then up to `extra` others that hold the keywords of `terms`
+        At most `candidates`: the nearest, nearest first, then up to `extra` others that hold the keywords of `terms`
         (Query.terms), those that hold the most first. A vector of zeros finds by keywords alone.
         """
         levels = self.code.levels(vector)
@@ -397,22 +394,26 @@ class CodeIndex:
         query = np.asarray(vector, np.float32)[: self.code.kept]
         some, low = (plane[:, 0] for plane in self.code.planes(levels[None, :]))
         rough = view.rough(some, low)
-        chosen: list[tuple[int, float]] = []
+        extra = min(extra, candidates) if terms else 0
+        nearest: list[tuple[int, float]] = []
         if levels.any() and candidates > 0:
             rows = view.top(rough, max(SURVIVORS, 4 * candidates))
             scores = view.fine(rows, query)
             order = np.lexsort((rows, -scores))[:candidates]
-            chosen = list(zip(rows[order].tolist(), scores[order].tolist(), strict=True))
-        if terms and extra > 0:
+            nearest = list(zip(rows[order].tolist(), scores[order].tolist(), strict=True))
+        sure = {row for row, _ in nearest[: candidates - extra]}
+        holding: list[tuple[int, float]] = []
+        if extra:
             gains = view.gains(terms)
             rows = np.flatnonzero(gains)
-            if len(rows) > 4 * extra:
-                rows = rows[_largest(gains[rows] + rough[rows], 4 * extra)]
+            if len(rows) > candidates + extra:
+                rows = rows[_largest(gains[rows] + rough[rows], candidates + extra)]
             scores = view.fine(rows, query)
             order = np.lexsort((rows, -(gains[rows] + scores)))
-            seen = {row for row, _ in chosen}
-            more = [(row, score) for row, score in zip(rows[order].tolist(), scores[order].tolist(), strict=True)]
-            chosen += [pair for pair in more if pair[0] not in seen][:extra]
+            ranked = zip(rows[order].tolist(), scores[order].tolist(), strict=True)
+            holding = [pair for pair in ranked if pair[0] not in sure][:extra]
+        held = {row for row, _ in holding}
+        chosen = [pair for pair in nearest if pair[0] not in held][: candidates - len(holding)] + holding
         return [(names[view.space(row)], view.key(row), score) for row, score in chosen]
 
     # -- following a tier ----------------------------------------------------------------------------------------------
@@ -449,6 +450,10 @@ class CodeIndex:
         while page := tier.batch([Codes(after)])[0]:
             fresh._put(page, replacing=False)
             after = page[-1][:2]
+        columns = fresh._columns
+        fresh._columns = columns.copied(
+            slice(0, columns.count), columns.count + ROWS_LEAST, columns.key_end + ROWS_LEAST
+        )
         with self._lock:
             self._columns, self._places, self.skipped = fresh._columns, fresh._places, fresh.skipped
             self._numbers, self._names, self._parents = fresh._numbers, fresh._names, fresh._parents
