@@ -205,13 +205,19 @@ def test_run_store(records: Path, tmp_path: Path) -> None:
     assert packed["records"] == packed["packed"]["exact"] == 300 and packed["tenants"] == 1
     assert packed["packed"]["blob_bytes"] < packed["warm"]["blob_bytes"] and packed["packed"]["pack_bytes"] > 0
     assert [row["store"] for row in result["unseen"]["stores"]] == ["nbmf", *list(stores)[-3:]]
+    assert result["unseen"]["cold"]["exact"] == result["unseen"]["one_source_tenants"]["packed"]["exact"] == 60
     assert all(row["exact"] == 60 and "latency" not in row for row in result["unseen"]["stores"])
     (grown,) = result["growth"]
     assert grown["records"] == 100 and grown["open_ms"] > 0 and grown["memory_peak_bytes"] > 0
     shown = screen(result)
-    assert "every record came back exactly" in shown and "LangGraph" in shown and "unseen.jsonl" in shown
+    assert (
+        "every record came back exactly" in shown
+        and "its block not cached" in shown
+        and "LangGraph" in shown
+        and "unseen.jsonl" in shown
+    )
     result["stores"][0]["exact"] -= 1
-    assert "1 records were not what was put" in screen(result)
+    assert "1 of the records read back were not what was put" in screen(result)
 
 
 @needs_c

@@ -492,7 +492,7 @@ def run_store(
     """Everything about the store, on at most `records` of the records in `files`, or of the shipped samples.
 
     `scale`: records of the largest store of the growth part, which are generated; None: `records`, 0: no such part.
-    `unseen`: files of records that the model was not trained on; their bytes alone are measured. The stores lie in the
+    `unseen`: files of records that the model was not trained on; of those, bytes are measured. The stores lie in the
     system's folder for temporary files (TMPDIR). Raises NbmfError (a peer is missing), DataError (too few records).
     """
     if peers:
@@ -523,10 +523,8 @@ def run_store(
             "left_out": missing,
             "stores": rows,
             "commit_ms": commits(folder, max(1, rows[0]["blob_bytes"] // len(entries)), min(PUTS, len(entries))),
-            "cold": cold(rows[0], folder / "0", entries, tick),
-            "one_source_tenants": packs(folder / "packs", by_source(found), tick),
+            **aged(rows[0], folder / "0", entries, by_source(found), tick),
         }
-        shutil.rmtree(folder / "0")
         if unseen:
             result["unseen"] = not_trained_on(unseen, records, peers, folder, tick)
         if most := records if scale is None else scale:
@@ -534,21 +532,38 @@ def run_store(
     return result
 
 
+def aged(
+    warm: dict[str, Any], folder: Path, entries: Sequence[Entry], apart: Sequence[Entry], tick: Tick
+) -> dict[str, Any]:
+    """What archives and packs make of the store in `folder`, and of tenants of one source; the folder goes."""
+    found = {
+        "cold": cold(warm, folder, entries, tick),
+        "one_source_tenants": packs(folder.with_name("packs"), apart, tick),
+    }
+    shutil.rmtree(folder)
+    shutil.rmtree(folder.with_name("packs"), ignore_errors=True)
+    return found
+
+
 def not_trained_on(files: Sequence[str | Path], records: int, peers: bool, folder: Path, tick: Tick) -> dict[str, Any]:
     """The bytes on disk of records that the model was not trained on."""
     found, every, refused = drawn(files, records, tick)
+    if len(found) < LEAST:
+        raise DataError(f"{len(found)} records that the model never saw are too few: {LEAST} is the least")
     entries = mixed(found)
     chosen = [ours(dict.fromkeys(NEEDS, ""))[0], *(bench_store_peers.contestants(entries) if peers else ())]
     rows = []
-    for one in chosen:
-        rows.append(measured(one, folder / "unseen", entries, tick, timings=False))
-        shutil.rmtree(folder / "unseen")
+    for place, one in enumerate(chosen):
+        rows.append(measured(one, folder / f"unseen-{place}", entries, tick, timings=False))
+        if place:
+            shutil.rmtree(folder / f"unseen-{place}")
     return {
         "files": [Path(name).name for name in files],
         "every": every,
         "refused": refused,
         **sums(entries),
         "stores": rows,
+        **aged(rows[0], folder / "unseen-0", entries, by_source(found), tick),
     }
 
 

@@ -20,7 +20,7 @@ def _parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     files = ", ".join(result["data"]["files"])
     yield (
         f"[dim]{escape(files)} · {about['records']:,} records, {size(about['value_bytes'])} of values, "
-        f"{size(about['key_bytes'])} of keys, {about['namespaces']:,} namespaces, {about['tenants']:,} tenants[/]"
+        f"{size(about['key_bytes'])} of keys, namespaces: {about['namespaces']:,}, tenants: {about['tenants']:,}[/]"
     )
     yield (
         f"[dim]{escape(machine['cpu'])}, {machine['cores']} cores, {about['filesystem'] or 'unknown filesystem'}, "
@@ -29,11 +29,6 @@ def _parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield came_back(result)
     yield ""
     yield on_disk("On disk, after compact and close", rows)
-    if "unseen" in result:
-        unseen = result["unseen"]
-        names = escape(", ".join(unseen["files"]))
-        yield ""
-        yield on_disk(f"Records that the model never saw: {names}, {unseen['records']:,}", unseen["stores"])
     yield ""
     yield by_part([*rows, {"store": "nbmf, all archived", **result["cold"]}])
     yield ""
@@ -41,10 +36,16 @@ def _parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield from busy(rows)
     yield from searching(rows)
     yield ""
-    yield from cold(result["cold"])
-    if result["one_source_tenants"]:
+    yield from aged(result)
+    if "unseen" in result:
+        unseen = result["unseen"]
+        names = escape(", ".join(unseen["files"]))
         yield ""
-        yield from packs(result["one_source_tenants"])
+        yield f"[bold]{unseen['records']:,} records that the model never saw[/] [dim]({names})[/]"
+        yield ""
+        yield on_disk("On disk, after compact and close", unseen["stores"])
+        yield ""
+        yield from aged(unseen)
     if result.get("growth"):
         yield ""
         yield growth(result["growth"])
@@ -54,13 +55,14 @@ def _parts(result: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 def came_back(result: Mapping[str, Any]) -> str:
     """Whether every record that was read back, from every store, is the one that was put."""
-    rows = [*result["stores"], result["cold"], *result.get("unseen", {}).get("stores", ())]
-    lost = sum(row["records"] - row["exact"] for row in rows)
-    packed = result["one_source_tenants"]
-    if packed:
-        lost += packed["records"] - packed["packed"]["exact"]
+    lost = 0
+    for part in (result, result.get("unseen")):
+        if part:
+            packed = part["one_source_tenants"]
+            rows = [*part["stores"], part["cold"], *([{**packed, **packed["packed"]}] if packed else [])]
+            lost += sum(row["records"] - row["exact"] for row in rows)
     if lost:
-        return f"[bold red]✗[/] {lost:,} records were not what was put"
+        return f"[bold red]✗[/] {lost:,} of the records read back were not what was put"
     return "[green]✓[/] every record came back exactly, from every store"
 
 
@@ -130,17 +132,25 @@ def searching(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
 
 
-def cold(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+def aged(result: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Archives and packs."""
+    found = result["cold"]
     yield "[bold]All records in archives[/]"
     yield (
-        f"blocks {size(found['archive_blocks_bytes'])}, {times(found['blobs_over_blocks'])} fewer bytes than the warm "
-        f"blobs; indexes {size(found['archive_indexes_bytes'])}; everything {size(found['disk_bytes'])}, "
-        f"{times(found['warm_over_cold_disk'])} fewer than warm: ratio [{GOOD}]{times(found['ratio'])}[/]"
+        f"blocks {size(found['archive_blocks_bytes'])}, where warm blobs take {size(found['warm_blob_bytes'])} "
+        f"({times(found['blobs_over_blocks'])}); indexes {size(found['archive_indexes_bytes'])}"
     )
-    yield f"any record, no block cached: [{GOOD}]{milliseconds(found['get_ms'])}[/] ms"
+    yield (
+        f"everything {size(found['disk_bytes'])}, where it was {size(found['warm_disk_bytes'])} "
+        f"({times(found['warm_over_cold_disk'])}): ratio [{GOOD}]{times(found['ratio'])}[/]"
+    )
+    yield f"any record, its block not cached: [{GOOD}]{milliseconds(found['get_ms'])}[/] ms"
+    if result["one_source_tenants"]:
+        yield ""
+        yield packs(result["one_source_tenants"])
 
 
-def packs(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+def packs(found: Mapping[str, Any]) -> Table:
     names = {"warm": "warm", "packed": "warm, packs of their own", "cold": "archives"}
     cells = [
         [
@@ -152,8 +162,8 @@ def packs(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         ]
         for name, title in names.items()
     ]
-    title = f"{found['tenants']} tenants of one source each, {found['records']:,} records"
-    yield grid(title, ["", "bytes", "blobs or blocks", "packs", "ratio"], cells, best="ratio")
+    title = f"A tenant for each source ({found['tenants']}), {found['records']:,} records"
+    return grid(title, ["", "bytes", "blobs or blocks", "packs", "ratio"], cells, best="ratio")
 
 
 def growth(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -483,9 +483,9 @@ def test_identity(codec: Codec, packed: Codec) -> None:
 def test_costs_add_up_to_the_payload(either: Codec) -> None:
     for value in (SENTENCE, {"role": "user", "content": SENTENCE}):
         value_type, raw = to_raw(value)
-        costs = np.frombuffer(either._coder.costs(raw, value_type), "<u2")
+        costs = np.frombuffer(either.coder.costs(raw, value_type), "<u2")
         assert len(costs) == len(raw) + 1
-        bits = 8 * len(either._coder.encode(raw, value_type))
+        bits = 8 * len(either.coder.encode(raw, value_type))
         assert abs(int(costs.sum()) / 256 - bits) < 8 + 0.02 * bits
 
 
