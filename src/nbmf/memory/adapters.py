@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from nbmf.errors import NbmfError, StoreError
 from nbmf.memory.encoding import value_of
-from nbmf.memory.items import DeleteOp, PutOp, now
+from nbmf.memory.items import DeleteOp, PutOp, meta_of, now
 from nbmf.memory.memory import Memory
 from nbmf.memory.opening import public_address
 from nbmf.policy.sources import Incoming, Item, StoreSource, Unreadable
@@ -28,7 +27,7 @@ class MemoryDestination:
     def put_many(self, items: Sequence[Incoming]) -> None:
         """All or none, durable when it returns. An item with a ttl alone lives that long from now on."""
         records = self.memory.records_of(
-            [PutOp(item.namespace, item.key, item.value, item.cls, meta=item.meta) for item in items]
+            [PutOp(item.namespace, item.key, item.value, item.cls, meta=item.meta) for item in items], allow_nan=True
         )
         time = now()
         kept = []
@@ -108,7 +107,7 @@ def incoming(record: Record, value: Any) -> Incoming:
         updated=record.updated,
         expires=record.expires,
         ttl=record.ttl,
-        meta=json.loads(record.meta.decode("utf-8", "surrogatepass")) if record.meta else None,
+        meta=meta_of(record.meta),
         fidelity=record.fidelity,
         origin=_origin(record),
     )

@@ -1,4 +1,4 @@
-"""The upkeep of a store: aging, re-encoding, learning packs, quotas, checking and counting."""
+"""The upkeep of a store: aging, re-encoding, learning packs, checking and counting."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from nbmf.codec.adapt import learn
 from nbmf.errors import DataError, NbmfError, PolicyError, StoreError
 from nbmf.memory.encoding import value_of
 from nbmf.memory.items import now
+from nbmf.memory.tiers import pages
 from nbmf.policy.lifecycle import DEMOTE, EXPIRE, PROMOTE, REENCODE, Facts, Move, plan
 from nbmf.policy.policy import Policy
 from nbmf.policy.router import Route, tenant_of
-from nbmf.store.base import Delete, Expire, Fault, Namespace, Put, Record, within
+from nbmf.store.base import Fault, Namespace, Record, within
 
 if TYPE_CHECKING:
     from nbmf.memory.memory import Memory
@@ -27,86 +28,30 @@ LEARN_MOST: Final = 100_000  # records that a pack is learned from
 ADAPT_LEAST: Final = 50  # records that a pack is learned from at least
 
 Tick = Callable[..., None]
-Address = tuple[Namespace, str]
-
-
-class Quotas:
-    """What tenants with a quota hold, counted at the first put and kept up by those of this process."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, tuple[int, int]] = {}
-
-    def clear(self) -> None:
-        self._held.clear()
-
-    def check(self, memory: Memory, records: Sequence[Record]) -> None:
-        """Raises PolicyError if these records would take a tenant over its quota. Replaced ones count as new first."""
-        for tenant, mine in _by_tenant(records):
-            if not _limited(memory.policy, tenant):
-                continue
-            size = sum(len(record.blob) for record in mine)
-            for attempt in range(2):
-                count, held = self._held.get(tenant) or self._count(memory, tenant, mine if attempt else ())
-                try:
-                    memory.policy.check_quota(tenant, count + len(mine), held + size)
-                    break
-                except PolicyError:
-                    if attempt:
-                        raise
-                    self._held.pop(tenant, None)
-
-    def _count(self, memory: Memory, tenant: str, replacing: Sequence[Record]) -> tuple[int, int]:
-        gone = {(record.namespace, record.key) for record in replacing}
-        count = size = 0
-        for record, _ in memory.live((tenant,), now()):
-            if (record.namespace, record.key) not in gone:
-                count += 1
-                size += len(record.blob)
-        self._held[tenant] = count, size
-        return count, size
-
-    def added(self, records: Sequence[Record]) -> None:
-        for tenant, mine in _by_tenant(records):
-            if tenant in self._held:
-                count, size = self._held[tenant]
-                self._held[tenant] = count + len(mine), size + sum(len(record.blob) for record in mine)
-
-
-def _limited(policy: Policy, tenant: str) -> bool:
-    rules = policy.rules(tenant, "")
-    return rules.quota_records is not None or rules.quota_bytes is not None
-
-
-def _by_tenant(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
-    ordered = sorted(records, key=lambda record: record.namespace[0])
-    for tenant, mine in itertools.groupby(ordered, lambda record: record.namespace[0]):
-        yield tenant, list(mine)
 
 
 # -- re-encoding -------------------------------------------------------------------------------------------------------
 
 
-def recode(memory: Memory, prefix: Namespace, codecs: Collection[str], skip: Namespace) -> int:
-    """Codes the warm records of a prefix that use one of these codecs with the model alone; how many that were.
+def recode(memory: Memory, prefix: Namespace, codecs: Collection[str], skip: Namespace) -> None:
+    """Codes the warm records of a prefix that use one of these codecs with the model alone.
 
-    Those within `skip` stay: they are about to go.
+    Those within `skip` stay: they are about to go. No new record may use one of the codecs.
     """
-    count = 0
-    chosen = (
-        record for record in memory.warm.scan(prefix) if record.codec in codecs and not within(record.namespace, skip)
-    )
     base = memory.codecs.of_domain("")
-    while batch := list(itertools.islice(chosen, BATCH)):
-        pairs = memory.codecs.decode_many([(record.codec, record.blob) for record in batch])
-        blobs = base.from_pairs(pairs, bare=True)
-        if base.raw_many(blobs, bare=True) != pairs:
-            raise StoreError("records coded anew did not decode to their values; nothing was changed")
-        puts = [
-            Put(replace(record, blob=blob, codec=base.id), record.blob)
-            for record, blob in zip(batch, blobs, strict=True)
-        ]
-        count += sum(map(bool, memory.warm.batch(puts)))
-    return count
+    again = True
+    while again:  # one that was renewed or replaced meanwhile is looked at once more
+        again = False
+        for page in pages(memory.warm, prefix, None):
+            batch = [one for one in page if one.codec in codecs and not within(one.namespace, skip)]
+            if not batch:
+                continue
+            pairs = memory.codecs.decode_many([(record.codec, record.blob) for record in batch])
+            blobs = base.from_pairs(pairs, bare=True)
+            if base.raw_many(blobs, bare=True) != pairs:
+                raise StoreError("records coded anew did not decode to their values; nothing was changed")
+            moves = [(old, replace(old, blob=blob, codec=base.id)) for old, blob in zip(batch, blobs, strict=True)]
+            again |= memory.tiers.recode(moves) < len(moves)
 
 
 def adapt(memory: Memory, tenant: str, size: int, tick: Tick) -> dict[str, Any]:
@@ -114,15 +59,19 @@ def adapt(memory: Memory, tenant: str, size: int, tick: Tick) -> dict[str, Any]:
     packs = memory.codecs.packs
     if packs is None:
         raise PolicyError("this store has no folder for packs")
+    forgotten = packs.forgotten()
     live = itertools.islice(memory.live((tenant,), now()), LEARN_MOST)
     pairs = []
     while batch := list(itertools.islice(live, BATCH)):
-        pairs += memory.pairs([record for record, _ in batch])
+        pairs += memory.codecs.decode_many([(record.codec, record.blob) for record, _ in batch])
         tick("reading", len(pairs), None)
     if len(pairs) < ADAPT_LEAST:
         raise DataError(f"{len(pairs)} records are too few to learn from: {ADAPT_LEAST} is the least")
     data, card = learn(pairs, memory.codecs.of_domain("").model.buffer, size=size, tick=tick)
-    pack = packs.learned(tenant, data)
+    with memory.tiers.gate.alone():
+        if packs.forgotten() != forgotten:
+            raise StoreError("something was forgotten while the pack was learned: learn it again")
+        pack = packs.learned(tenant, data)
     return {**card, "id": pack.id.hex(), "bytes": len(data)}
 
 
@@ -133,7 +82,8 @@ def compact(memory: Memory, tick: Tick) -> dict[str, int]:
     """See Memory.compact."""
     done: Counter[str] = Counter()
     time = now()
-    while gone := memory.warm.batch([Expire(time)])[0]:
+    memory.tiers.settle()
+    for gone in memory.tiers.expire(time, BATCH):
         done[EXPIRE] += gone
         tick("expiring", done[EXPIRE], None)
     codecs = {domain: _current(memory, domain) for domain in _domains(memory.policy)}
@@ -213,46 +163,23 @@ def _fetch(memory: Memory, moves: Sequence[Move], tier: str) -> list[tuple[Move,
 
 def _expire(memory: Memory, moves: Sequence[Move]) -> int:
     found = memory.fetch([(move.namespace, move.key) for move in moves], 0)
-    count = 0
-    for tier, where in (("warm", memory.warm), ("cold", memory.cold())):
-        mine = [one[0] for one in found if one is not None and one[1] == tier]
-        if mine and where is not None:
-            count += sum(where.batch([Delete(record.namespace, record.key, record.blob) for record in mine]))
-    return count
+    return memory.tiers.remove([one for one in found if one is not None])
 
 
 def _demote(memory: Memory, moves: Sequence[Move]) -> int:
-    """Into the cold tier first, then out of the warm one if nobody changed it meanwhile: a crash leaves it in both."""
-    cold = memory.cold(make=True)
-    assert cold is not None
     records = [record for _, record in _fetch(memory, moves, "warm")]
-    if not records:
-        return 0
     records.sort(key=lambda record: (record.namespace, record.cls, record.key))
-    cold.batch([Put(record) for record in records])
-    gone = memory.warm.batch([Delete(record.namespace, record.key, record.blob) for record in records])
-    changed = [record for record, done in zip(records, gone, strict=True) if not done]
-    if changed:  # the newer one is warm
-        cold.batch([Delete(record.namespace, record.key) for record in changed])
-    return sum(map(bool, gone))
+    return memory.tiers.demote([(record, record) for record in records])
 
 
 def _promote(memory: Memory, moves: Sequence[Move]) -> int:
     found = _fetch(memory, moves, "cold")
-    encoded = _encoded(memory, found)
-    cold = memory.cold()
-    if not found or cold is None:
-        return 0
-    memory.warm.batch([Put(record) for record in encoded])
-    cold.batch([Delete(record.namespace, record.key) for _, record in found])
-    return len(found)
+    return memory.tiers.promote(list(zip((old for _, old in found), _encoded(memory, found), strict=True)))
 
 
 def _reencode(memory: Memory, moves: Sequence[Move]) -> int:
     found = _fetch(memory, moves, "warm")
-    encoded = _encoded(memory, found)
-    puts = [Put(new, old.blob) for new, (_, old) in zip(encoded, found, strict=True)]
-    return sum(map(bool, memory.warm.batch(puts)))
+    return memory.tiers.recode(list(zip((old for _, old in found), _encoded(memory, found), strict=True)))
 
 
 def _encoded(memory: Memory, found: Sequence[tuple[Move, Record]]) -> list[Record]:
@@ -279,11 +206,16 @@ def _drop_unused_packs(memory: Memory) -> None:
     packs = memory.codecs.packs
     if packs is None:
         return
-    for tenant in {namespace[0] for namespace in memory.list_namespaces(max_depth=1, limit=1 << 40)}:
-        older = [id for id in packs.of(tenant) if id != packs.current(tenant)]
-        if older and not any(record.codec in older for record in memory.warm.scan((tenant,))):
-            packs.drop(tenant, keep=packs.current(tenant))
-            memory.codecs.dropped(older)
+    with memory.tiers.gate.alone():
+        tenants = {namespace[0] for namespace in memory.tiers.namespaces((), 0)}
+        gone = packs.drop_others(tenants)
+        for tenant in tenants:
+            current = packs.current(tenant)
+            older = [id for id in packs.of(tenant) if id != current]
+            if older and not any(record.codec in older for record in memory.warm.scan((tenant,))):
+                packs.drop(tenant, keep=current)
+                gone += older
+    memory.codecs.dropped(gone)
 
 
 # -- checking and counting ---------------------------------------------------------------------------------------------
@@ -291,6 +223,8 @@ def _drop_unused_packs(memory: Memory) -> None:
 
 def check(memory: Memory, tick: Tick) -> Iterator[Fault]:
     """See Memory.check."""
+    if memory.codecs.packs is not None:
+        yield from memory.codecs.packs.check()
     yield from memory.warm.check()
     if (cold := memory.cold()) is not None:
         yield from cold.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from nbmf.memory.items import (
     MemoryOp,
     PutOp,
     SearchOp,
+    check_class,
     check_filter,
     item_of,
     matches,
@@ -29,23 +31,17 @@ from nbmf.memory.items import (
     now,
 )
 from nbmf.memory.opening import Parts, open_parts
+from nbmf.memory.quotas import Quotas
 from nbmf.memory.recall import Recall
+from nbmf.memory.tiers import Address, Found, Tiers
 from nbmf.policy.lifecycle import touch
 from nbmf.policy.policy import Policy
 from nbmf.policy.router import Route, route, tenant_of
 from nbmf.store.archives import ArchiveTier
 from nbmf.store.base import (
-    Delete,
     Fault,
-    Forget,
-    Get,
     Namespace,
-    Namespaces,
-    Op,
-    Put,
     Record,
-    Scan,
-    Tier,
     check_address,
     within,
 )
@@ -53,6 +49,7 @@ from nbmf.store.cache import HotCache
 
 MINUTE: Final = 60_000  # milliseconds
 HEAT_MOST: Final = 100_000  # records whose reads are remembered
+STEP: Final = 64  # records that a search without a query decodes at a time
 
 Tick = Callable[..., None]
 
@@ -70,10 +67,9 @@ class Memory:
         self.hot = HotCache(parts.policy.cache.bytes)
         self.recall = recall
         self.parts = parts
-        self.warm: Tier = parts.warm
-        self._cold: ArchiveTier | None = None
-        self._cold_lock = threading.Lock()
-        self._quotas = aging.Quotas()
+        self.tiers = Tiers(parts, self.codecs.usable)
+        self.warm = self.tiers.warm
+        self._quotas = Quotas(parts.policy, self.tiers)
         self._heat: dict[tuple[Namespace, str], tuple[float, int]] = {}
         self._heat_lock = threading.Lock()
 
@@ -115,9 +111,7 @@ class Memory:
 
     def close(self) -> None:
         """Releases everything; closing twice is fine."""
-        self.warm.close()
-        if self._cold is not None:
-            self._cold.close()
+        self.tiers.close()
         self.hot.clear()
 
     def __enter__(self) -> Memory:
@@ -128,11 +122,7 @@ class Memory:
 
     def cold(self, make: bool = False) -> ArchiveTier | None:
         """The cold tier; None when nothing was ever put there and `make` is False."""
-        if self._cold is None and (make or self.parts.has_cold()):
-            with self._cold_lock:
-                if self._cold is None:
-                    self._cold = self.parts.open_cold()
-        return self._cold
+        return self.tiers.cold(make)
 
     # -- records -------------------------------------------------------------------------------------------------------
 
@@ -217,20 +207,20 @@ class Memory:
         """
         if prefix:
             check_address(prefix)
-        tenant, time, packs = tenant_of(prefix), now(), self.codecs.packs
-        learned = packs.of(tenant) if packs and prefix else []
-        if learned:
+        tenant, packs = tenant_of(prefix), self.codecs.packs
+        learned: list[str] = []
+        if packs is not None and prefix and (learned := packs.of(tenant)):
+            with self.tiers.gate.alone():
+                packs.retire(tenant)
             aging.recode(self, (tenant,), learned, skip=prefix)
-        cold = self.cold()
-        warm = {(r.namespace, r.key) for r, _ in self.live(prefix, time)} if cold else set()
-        if cold is not None:  # before the warm tier, which shreds the key that these archives are sealed with
-            cold.batch([Forget(prefix)])
-        count = max(int(self.warm.batch([Forget(prefix)])[0]), len(warm))
-        if packs and not prefix:
-            learned = [path.stem for path in packs.files()]
-            packs.drop_others(())
-        elif packs and learned:
-            packs.drop(tenant)
+        with self.tiers.gate.alone():
+            if packs is not None:
+                packs.forgetting()
+            count = self.tiers.forget(prefix)
+            if packs is not None and not prefix:
+                learned = packs.drop_others(())
+            elif packs is not None and learned:
+                packs.drop(tenant)
         self.codecs.dropped(learned)
         if prefix:
             self.hot.forget(tenant)
@@ -280,16 +270,15 @@ class Memory:
 
     # -- puts ----------------------------------------------------------------------------------------------------------
 
-    def records_of(self, ops: Sequence[PutOp]) -> list[Record]:
+    def records_of(self, ops: Sequence[PutOp], allow_nan: bool = False) -> list[Record]:
         """The records that puts come to: checked, routed, encoded and verified, not yet stored."""
         time = now()
         pairs: list[Pair] = []
         routes = []
         for op in ops:
             check_address(op.namespace, op.key)
-            if not isinstance(op.cls, str):
-                raise PolicyError(f"a class is a text, not {op.cls!r}"[:200])
-            pair = self.codecs.of_domain("").to_pair(op.value, allow_nan=False)
+            check_class(op.cls)
+            pair = self.codecs.of_domain("").to_pair(op.value, allow_nan=allow_nan)
             pairs.append(pair)
             chosen = route(self.policy, op.namespace, op.cls, op.key, len(pair[1]), time, tier="warm")
             routes.append(self.with_own_pack(chosen, op.namespace))
@@ -297,7 +286,7 @@ class Memory:
         codes = self.recall.codes(ops, [chosen.index for chosen in routes])
         out = []
         for op, one, code, chosen, pair in zip(ops, encoded, codes, routes, pairs, strict=True):
-            out.append(_record(op, one, code, chosen.fidelity, time))
+            out.append(_record(op, one, code, chosen.fidelity, time, allow_nan))
             if chosen.hot:
                 self.hot.put((tenant_of(op.namespace), one.codec, one.blob), pair)
         return out
@@ -311,21 +300,11 @@ class Memory:
 
     def store(self, records: Sequence[Record]) -> None:
         """Stores records that `records_of` made, in one transaction, over what either tier has at their addresses."""
-        self._quotas.check(self, records)
-        cold = self.cold()
-        older: list[Record] = []
-        if cold is not None:
-            found = cold.batch([Get(record.namespace, record.key, record.updated) for record in records])
-            older = [one for one in found if one is not None]
-            born = {(one.namespace, one.key): one.created for one in older}
-            records = [
-                replace(one, created=min(one.created, born.get((one.namespace, one.key), one.created)))
-                for one in records
-            ]
-        self.warm.batch([Put(record) for record in records])
-        if cold is not None and older:
-            cold.batch([Delete(one.namespace, one.key) for one in older])
-        self._quotas.added(records)
+        with self._quotas.room_for(records):
+            while not self.tiers.put(records):  # the pack of one is about to go
+                base = self.codecs.of_domain("")
+                blobs = base.from_pairs(self.pairs(records), bare=True)
+                records = [replace(one, blob=blob, codec=base.id) for one, blob in zip(records, blobs, strict=True)]
 
     # -- gets ----------------------------------------------------------------------------------------------------------
 
@@ -344,22 +323,9 @@ class Memory:
         answers = iter(items)
         return [None if one is None else next(answers) for one in found]
 
-    def fetch(
-        self, addresses: Sequence[tuple[Namespace, str]], time: int, renew: Sequence[bool] | None = None
-    ) -> list[tuple[Record, str] | None]:
+    def fetch(self, addresses: Sequence[Address], time: int, renew: Sequence[bool] | None = None) -> list[Found | None]:
         """The record at each address and its tier, warm before cold."""
-        renew = renew or [False] * len(addresses)
-        gets: list[Op] = [
-            Get(namespace, key, time, again) for (namespace, key), again in zip(addresses, renew, strict=True)
-        ]
-        out: list[tuple[Record, str] | None] = [
-            None if record is None else (record, "warm") for record in self.warm.batch(gets)
-        ]
-        missing = [i for i, one in enumerate(out) if one is None]
-        if missing and (cold := self.cold()) is not None:
-            for i, record in zip(missing, cold.batch([gets[i] for i in missing]), strict=True):
-                out[i] = None if record is None else (record, "cold")
-        return out
+        return self.tiers.fetch(addresses, time, renew)
 
     def pairs(self, records: Sequence[Record]) -> list[Pair]:
         """Type number and raw bytes of each record's value, from the hot tier where it has them."""
@@ -399,21 +365,9 @@ class Memory:
     def _delete(self, ops: Sequence[DeleteOp]) -> list[bool]:
         for op in ops:
             check_address(op.namespace, op.key)
-        deletes = [Delete(op.namespace, op.key) for op in ops]
-        cold = self.cold()
-        # The cold one first: the warm one is what readers see, so nothing old comes back in between.
-        frozen = [False] * len(ops) if cold is None else self._delete_cold(cold, deletes)
-        gone: list[bool] = self.warm.batch(deletes)
-        self._quotas.clear()
-        return [bool(a or b) for a, b in zip(gone, frozen, strict=True)]
-
-    @staticmethod
-    def _delete_cold(cold: ArchiveTier, deletes: Sequence[Delete]) -> list[bool]:
-        time = now()
-        there = [one is not None for one in cold.batch([Get(op.namespace, op.key, time) for op in deletes])]
-        if any(there):
-            cold.batch([op for op, is_there in zip(deletes, there, strict=True) if is_there])
-        return there
+        found = self.tiers.delete([(op.namespace, op.key) for op in ops], now())
+        self._quotas.removed([one for one in found if one is not None])
+        return [one is not None for one in found]
 
     # -- searches ------------------------------------------------------------------------------------------------------
 
@@ -431,36 +385,28 @@ class Memory:
     def _latest(self, op: SearchOp, wanted: int) -> list[Item]:
         """Those updated last first; of equal times, by address."""
         time = now()
-        seen: list[tuple[Record, str]] = list(self.live(op.prefix, time, op.cls))
-        seen.sort(key=lambda one: (-one[0].updated, one[0].namespace, one[0].key))
+        rows = (
+            (-record.updated, record.namespace, record.key)
+            for record, _ in self.tiers.live(op.prefix, time, op.cls, blobs=False)
+        )
+        order = sorted(rows) if op.filter else heapq.nsmallest(wanted, rows)
         out: list[Item] = []
-        step = max(64, wanted)
-        for at in range(0, len(seen), step):
-            items = self._items(seen[at : at + step]) if op.filter else self._items(seen[at : at + wanted - len(out)])
+        for at in range(0, len(order), STEP):
+            found = self.fetch([(namespace, key) for _, namespace, key in order[at : at + STEP]], time)
+            items = self._items([one for one in found if one is not None])
             out += [item for item in items if matches(item.value, op.filter)]
             if len(out) >= wanted:
                 break
         return out[:wanted]
 
-    def live(self, prefix: Namespace, time: int | None, cls: str | None = None) -> Iterator[tuple[Record, str]]:
-        """Every record of a prefix and its tier; a cold one that a warm one replaced is left out."""
-        cold = self.cold()
-        warm: set[tuple[Namespace, str]] = set()
-        for record in _scan(self.warm, prefix, time, cls):
-            if cold is not None:
-                warm.add((record.namespace, record.key))
-            yield record, "warm"
-        if cold is not None:
-            for record in _scan(cold, prefix, time, cls):
-                if (record.namespace, record.key) not in warm:
-                    yield record, "cold"
+    def live(self, prefix: Namespace, time: int | None, cls: str | None = None) -> Iterator[Found]:
+        """Every record of a prefix and its tier; with time None, those that have expired too."""
+        return self.tiers.live(prefix, time, cls)
 
     def _namespaces(self, op: ListNamespacesOp) -> list[Namespace]:
         time = now()
         fixed = op.prefix[: op.prefix.index("*")] if "*" in op.prefix else op.prefix
-        found: set[Namespace] = set(self.warm.batch([Namespaces(fixed, time)])[0])
-        if (cold := self.cold()) is not None:
-            found.update(cold.batch([Namespaces(fixed, time)])[0])
+        found = self.tiers.namespaces(fixed, time)
         chosen = {
             namespace[: op.max_depth] if op.max_depth else namespace
             for namespace in found
@@ -494,7 +440,7 @@ class Memory:
         return aging.stats(self, measure)
 
 
-def _record(op: PutOp, encoded: Encoded, code: bytes, fidelity: str, time: int) -> Record:
+def _record(op: PutOp, encoded: Encoded, code: bytes, fidelity: str, time: int, allow_nan: bool) -> Record:
     if op.ttl is not None and not (isinstance(op.ttl, (int, float)) and 0 < op.ttl < 1e9):
         raise PolicyError(f"a ttl is a number of minutes over 0, not {op.ttl!r}"[:200])
     ttl = None if op.ttl is None else max(1, round(op.ttl * MINUTE))
@@ -509,16 +455,9 @@ def _record(op: PutOp, encoded: Encoded, code: bytes, fidelity: str, time: int) 
         updated=time,
         expires=None if ttl is None else time + ttl,
         ttl=ttl,
-        meta=meta_bytes(op.meta),
+        meta=meta_bytes(op.meta, allow_nan=allow_nan),
         code=code,
     )
-
-
-def _scan(tier: Tier, prefix: Namespace, time: int | None, cls: str | None) -> Iterator[Record]:
-    after = None
-    while page := tier.batch([Scan(prefix, time, after, cls=cls)])[0]:
-        yield from page
-        after = (page[-1].namespace, page[-1].key)
 
 
 def _fits(part: Namespace, pattern: Namespace) -> bool:
