@@ -52,14 +52,16 @@ Drawn = Annotated[
 Figures = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write the figures here, as JSON.")]
 
 
-def print_figures(result: dict[str, Any], out: Path | None, as_json: bool) -> None:
+def print_figures(result: dict[str, Any], out: Path | None, as_json: bool, store: bool = False) -> None:
     """What `eval` and `bench` measured, to the screen and to a file."""
-    from nbmf import bench_table, report
+    from nbmf import bench_store_table, bench_table, report
 
     if out is not None:
         out.write_text(report.dump(result) + "\n", encoding="utf-8")
     if as_json:
         print(report.dump(result))
+    elif store:
+        report.console().print(bench_store_table.table(result))
     else:
         bench_table.render(result, report.console())
 
@@ -290,6 +292,23 @@ def bench(
             help="Train zstd's dictionary on these records. Else on the first half, and measure it on the other.",
         ),
     ] = None,
+    store: Annotated[
+        bool,
+        typer.Option("--store", help="Measure the store instead: bytes on disk, latencies, ingest, archives, growth."),
+    ] = False,
+    records: Annotated[
+        int, typer.Option("--records", min=20, metavar="N", help="With --store: at most N records, drawn at random.")
+    ] = 200_000,
+    scale: Annotated[
+        int | None,
+        typer.Option(
+            "--scale", min=0, metavar="N", help="With --store: generated records of the largest store; 0: none."
+        ),
+    ] = None,
+    unseen: Annotated[
+        list[str] | None,
+        typer.Option("--unseen", metavar="FILE", help="With --store: records that the model was not trained on."),
+    ] = None,
     model: ModelName = "base",
     profile: ProfileName = Profile.fast,
     domain: Domain = None,
@@ -297,10 +316,17 @@ def bench(
     out: Figures = None,
     json: Json = False,
 ) -> None:
-    """Measure the codec beside its peers in one run: ratio, exactness, latency and throughput by record size."""
+    """Measure the codec, or the store, beside its peers in one run: ratio, exactness, latency and throughput."""
     from nbmf import bench as measuring
-    from nbmf import report
+    from nbmf import bench_store, report
 
+    if store:
+        with report.progress(not json) as tick:
+            result = bench_store.run_store(
+                files or [], records=records, scale=scale, unseen=unseen or [], peers=not no_peers, tick=tick
+            )
+        print_figures(result, out, json, store=True)
+        return
     with report.progress(not json) as tick:
         result = measuring.run(
             files or [],
