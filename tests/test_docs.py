@@ -124,3 +124,23 @@ def test_quickstart_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     program = "\n".join(fenced(ROOT / "docs/quickstart.md", "python"))
     exec(compile(program, "quickstart.md", "exec"), {})
+
+
+def test_the_python_page_names_everything() -> None:
+    import nbmf
+
+    page = read("docs/python-api.md")
+    methods = {name for name in vars(nbmf.Memory) if not name.startswith("_")}
+    # What the store's own parts call.
+    inner = {"close", "cold", "fetch", "heat_of", "live", "open", "pairs", "records_of", "store", "with_own_pack"}
+    missing = [
+        name for name in [*nbmf.__all__, *(methods - inner)] if f"`{name}" not in page and f".{name}" not in page
+    ]
+    assert missing == []
+
+
+def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in [*fenced(ROOT / "docs/python-api.md", "python"), *fenced(ROOT / "docs/store.md", "python")]:
+        exec(block, names)
