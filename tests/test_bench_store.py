@@ -177,7 +177,7 @@ def test_a_process_that_fails_is_an_error(tmp_path: Path) -> None:
 @needs_c
 @needs_peers
 def test_run_store(records: Path, tmp_path: Path) -> None:
-    unseen = written(tmp_path / "unseen.jsonl", [f"never seen {number}" for number in range(60)])
+    unseen = written(tmp_path / "unseen.jsonl", [f"never seen {number}" for number in range(120)])
     result = bench_store.run_store([records], records=300, scale=100, unseen=[unseen], tick=quiet)
     result = json.loads(report.dump(result))
     assert result["data"] == {"files": ["records.jsonl"], "records": 400, "limit": 300}
@@ -205,8 +205,8 @@ def test_run_store(records: Path, tmp_path: Path) -> None:
     assert packed["records"] == packed["packed"]["exact"] == 300 and packed["tenants"] == 1
     assert packed["packed"]["blob_bytes"] < packed["warm"]["blob_bytes"] and packed["packed"]["pack_bytes"] > 0
     assert [row["store"] for row in result["unseen"]["stores"]] == ["nbmf", *list(stores)[-3:]]
-    assert result["unseen"]["cold"]["exact"] == result["unseen"]["one_source_tenants"]["packed"]["exact"] == 60
-    assert all(row["exact"] == 60 and "latency" not in row for row in result["unseen"]["stores"])
+    assert result["unseen"]["cold"]["exact"] == result["unseen"]["one_source_tenants"]["packed"]["exact"] == 120
+    assert all(row["exact"] == 120 and "latency" not in row for row in result["unseen"]["stores"])
     (grown,) = result["growth"]
     assert grown["records"] == 100 and grown["open_ms"] > 0 and grown["memory_peak_bytes"] > 0
     shown = screen(result)

@@ -22,7 +22,6 @@ from nbmf.bench_store_peers import MISSING, Contestant, Entry, Namespace, Nbmf
 from nbmf.codec.codec import Codec
 from nbmf.errors import DataError, UnsupportedValue
 from nbmf.memory import Memory
-from nbmf.memory.aging import ADAPT_LEAST
 from nbmf.policy.policy import Policy
 from nbmf.quickstart import percentile, timed
 from nbmf.report import Tick
@@ -38,7 +37,7 @@ PUTS: Final = 1000  # single puts that are timed, at most
 GETS: Final = 2000
 SEARCHES: Final = 300
 SHARE: Final = 10  # one in so many records is put, got and searched for, where a store has few
-COLD_STRIDE: Final = 200  # records from one cold read to the next, in the archives' order: more than a block holds
+APART: Final = 3  # as many times the records of a block lie between two cold reads, in the archives' order
 PACK_SOURCES: Final = 8  # tenants that learn packs: the sources with the most records
 PACK_RECORDS: Final = 20_000  # records of those together, at most
 WORDS: Final = (3, 8)  # of a query
@@ -120,7 +119,7 @@ def mixed(records: Sequence[Record]) -> list[Entry]:
 def by_source(records: Sequence[Record]) -> list[Entry]:
     """The sources with the most records, a tenant each."""
     counts = Counter(record.source for record in records)
-    chosen = {source for source, count in counts.most_common(PACK_SOURCES) if count >= ADAPT_LEAST}
+    chosen = {source for source, count in counts.most_common(PACK_SOURCES) if count >= bench.PACK_RECORDS}
     room = Counter(dict.fromkeys(chosen, PACK_RECORDS // PACK_SOURCES))
     kept = []
     for record in records:
@@ -350,7 +349,8 @@ def cold(warm: dict[str, Any], folder: Path, entries: Sequence[Entry], tick: Tic
     blocks = archived(about)
     with Memory.open(folder, embedder=None) as memory:
         order = sorted(entries, key=lambda one: (one.namespace, one.key))
-        step = max(1, min(COLD_STRIDE, len(order) // SHARE))
+        block = memory.policy.archive.block_bytes * len(order) // max(1, sums(order)["value_bytes"])
+        step = max(1, min(APART * block, len(order) // SHARE))
         chosen = order[step // 2 :: step]
         random.Random(SEED).shuffle(chosen)
         memory.get(order[0].namespace, order[0].key)
