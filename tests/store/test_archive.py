@@ -13,14 +13,16 @@ from dataclasses import replace
 
 import pytest
 from conformance import records as any_record
-from group_coder import ZstdCoder
+from group_coder import ZstdCoder, coded, decoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbmf.errors import CorruptRecord, FormatError, NbmfError, PolicyError
 from nbmf.store import archive as format
+from nbmf.store import archive_writer
 from nbmf.store.address import Address, address, flat, unflat
-from nbmf.store.archive import TRAILER_SIZE, Archive, Writer
+from nbmf.store.archive import TRAILER_SIZE, Archive
+from nbmf.store.archive_writer import Writer
 from nbmf.store.base import Record, within
 from nbmf.store.columns import Reader, put_keys, put_numbers, put_sorted, put_texts
 from nbmf.store.keys import DataKey
@@ -30,9 +32,15 @@ BUDGET = 1 << 24
 KEY = DataKey(b"k" * 32)
 
 
-def build(records: Sequence[Record], block_size: int = 2000, seal: DataKey | None = None) -> bytes:
-    writer = Writer(ZstdCoder(), seal, block_size)
-    for record in sorted(records, key=lambda record: address(record.namespace, record.key)):
+def ordered(records: Sequence[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: address(record.namespace, record.key))
+
+
+def build(
+    records: Sequence[Record], block_size: int = 2000, seal: DataKey | None = None, primer_size: int = 1500
+) -> bytes:
+    writer = Writer(ZstdCoder(), seal, block_size, primer_size=primer_size)
+    for record in ordered(records):
         writer.add(record)
     return writer.finish().data
 
@@ -41,12 +49,12 @@ def read(data: bytes, seal: DataKey | None = None) -> list[Record]:
     """Everything, by way of every check."""
     archive = Archive(data, len(data), seal)
     assert list(archive.verify(data)) == []
-    out = []
-    for i, block in enumerate(archive.blocks):
-        coded = archive.open_block(i, data[block.start : block.start + block.length])
-        for n, blob in enumerate(ZstdCoder().decode(coded, block.records)):
-            out.append(archive.record(block.first + n, blob))
-    return out
+    return [archive.record(number, blob) for number, blob in enumerate(decoded(archive, data))]
+
+
+def blocks_of(data: bytes, seal: DataKey | None = None) -> list[bytes]:
+    """What the coder wrote."""
+    return coded(Archive(data, len(data), seal), data)
 
 
 def sample(count: int, seed: int = 1) -> list[Record]:
@@ -165,10 +173,11 @@ def test_a_zero_byte_cannot_stand_for_a_border() -> None:
     st.lists(any_record, min_size=1, max_size=30, unique_by=lambda record: (record.namespace, record.key)),
     st.sampled_from([1, 300, 16_384]),
     st.sampled_from([None, KEY]),
+    st.sampled_from([0, 1, 200]),
 )
-def test_any_records(records: list[Record], block_size: int, seal: DataKey | None) -> None:
-    ordered = sorted(records, key=lambda record: address(record.namespace, record.key))
-    assert read(build(records, block_size, seal), seal) == [replace(record, codec="") for record in ordered]
+def test_any_records(records: list[Record], block_size: int, seal: DataKey | None, primer_size: int) -> None:
+    found = read(build(records, block_size, seal, primer_size), seal)
+    assert found == [replace(record, codec="") for record in ordered(records)]
 
 
 def test_records_are_found_and_only_those() -> None:
@@ -195,32 +204,146 @@ def test_records_are_found_and_only_those() -> None:
     assert (spans[0][0], spans[-1][1]) == (0, 3000)
 
 
-def test_one_read_for_the_index_and_one_for_a_record() -> None:
-    """What a reader needs lies together: the index and the trailer at the end, and a block."""
+def test_one_read_for_the_index_and_two_for_a_record() -> None:
+    """What a reader needs lies together: the index and the trailer at the end, and two blocks."""
     records = sample(500)
-    writer = Writer(ZstdCoder(), block_size=2000)
-    for record in sorted(records, key=lambda record: address(record.namespace, record.key)):
+    writer = Writer(ZstdCoder(), block_size=2000, primer_size=1000)
+    for record in ordered(records):
         writer.add(record)
     built = writer.finish()
     archive = Archive(built.data[-built.index :], len(built.data))
     number, found = archive.place(address(records[7].namespace, records[7].key))
-    block = archive.blocks[archive.block_of(number)]
-    coded = archive.open_block(archive.block_of(number), built.data[block.start : block.start + block.length])
-    assert (
-        found and archive.record(number, ZstdCoder().decode(coded, block.records)[number - block.first]) == records[7]
+    first, block = archive.blocks[0], archive.blocks[archive.block_of(number)]
+    one, two = (
+        archive.open_block(i, built.data[at.start : at.start + at.length])
+        for i, at in ((0, first), (archive.block_of(number), block))
     )
+    blobs = ZstdCoder().decode(two, block.records, lambda: ZstdCoder().decode(one, first.records))
+    assert block != first and found
+    assert archive.record(number, blobs[number - block.first]) == records[7]
 
 
-def test_a_copied_block_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    records = sorted(sample(200), key=lambda record: address(record.namespace, record.key))
+def test_every_block_but_the_first_follows_it() -> None:
+    """And is smaller for that, and read with nothing else."""
+    records = ordered(sample(600))
+    data, alone = build(records), build(records, primer_size=0)
+    archive, blocks = Archive(data, len(data)), blocks_of(data)
+    assert [ZstdCoder().follows(block) for block in blocks] == [False, *[True] * (len(blocks) - 1)]
+    assert not any(map(ZstdCoder().follows, blocks_of(alone)))
+    assert archive.blocks[0].raw <= 1500 < max(block.raw for block in archive.blocks[1:]) <= 2000
+    assert len(data) < len(alone)
+    wrong = [[], [record.blob for record in records[1:]], [record.blob for record in records[: len(records) // 2]]]
+    for known in wrong:
+        with pytest.raises(CorruptRecord, match="other records"):
+            ZstdCoder().decode(blocks[1], archive.blocks[1].records, lambda known=known: known)
+
+
+@pytest.mark.parametrize(("first", "follow"), [(1500, True), (1501, False), (9000, False)])
+def test_nothing_follows_a_first_record_that_is_too_large(first: int, follow: bool) -> None:
+    """It would have to be decoded for each of the others."""
+    records = [Record(("a",), f"{i}", random.Random(i).randbytes(first if i == 0 else 900)) for i in range(9)]
+    data = build(records)
+    assert Archive(data, len(data)).blocks[0].records == 1
+    assert read(data) == records
+    assert [ZstdCoder().follows(block) for block in blocks_of(data)[1:]] == [follow] * 4
+
+
+def test_a_block_larger_than_others_follows_too() -> None:
+    records = [Record(("a",), f"{i}", random.Random(i).randbytes(9000 if i == 5 else 900)) for i in range(9)]
+    data = build(records)
+    assert read(data) == records
+    assert all(map(ZstdCoder().follows, blocks_of(data)[1:]))
+    assert max(block.raw for block in Archive(data, len(data)).blocks) == 9000
+
+
+def copied(data: bytes, writer: Writer, records: Sequence[Record]) -> list[int]:
+    """The numbers of the blocks that a writer takes from a sealed archive. It gets the records of the others."""
+    old, blocks = Archive(data, len(data), KEY), blocks_of(data, KEY)
+    out = []
+    for i, block in enumerate(old.blocks):
+        mine = records[block.first :][: block.records]
+        if writer.takes(old, i, blocks[i], lambda: blocks[0]):
+            if len(writer):  # only the first block's blobs are looked at
+                mine = [replace(record, blob=b"") for record in mine]
+            writer.copy(mine, blocks[i], block.raw)
+            out.append(i)
+        else:
+            for record in mine:
+                writer.add(record)
+    return out
+
+
+def test_copied_blocks_are_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = ordered(sample(200))
     data = build(records, seal=KEY)
-    old = Archive(data, len(data), KEY)
-    writer = Writer(ZstdCoder(), KEY, 2000)
+    writer = Writer(ZstdCoder(), KEY, 2000, primer_size=1500)
     monkeypatch.setattr(ZstdCoder, "encode", lambda *_: pytest.fail("a copied block is not coded again"))
-    for i, block in enumerate(old.blocks[1:], 1):
-        coded = old.open_block(i, data[block.start : block.start + block.length])
-        writer.copy([replace(record, blob=b"") for record in records[block.first :][: block.records]], coded, block.raw)
-    assert read(writer.finish().data, KEY) == records[old.blocks[1].first :]
+    assert copied(data, writer, records) == [0, 1, 2, 3, 4, 5]
+    assert read(writer.finish().data, KEY) == records
+
+
+@pytest.mark.parametrize(
+    ("before", "block_size", "primer_size", "expected"),
+    [
+        ("nothing", 2000, 1500, "all"),
+        ("nothing", 2000, 0, "all"),  # what follows may be copied still, with what it follows
+        ("nothing", 2000, 1000, "none"),  # the first block is too large for a primer
+        ("nothing", 9000, 1500, "the first"),  # the others are small now
+        ("another", 2000, 1500, "none"),  # they would follow what they do not know
+        ("another", 2000, 0, "the first"),
+    ],
+)
+def test_which_blocks_may_be_copied(before: str, block_size: int, primer_size: int, expected: str) -> None:
+    """A block that follows another stands only where that is the first; and what is copied or not, all is read."""
+    records = ordered(sample(200))
+    data = build(records, seal=KEY)
+    count = len(blocks_of(data, KEY))
+    writer = Writer(ZstdCoder(), KEY, block_size, primer_size=primer_size)
+    other = Record(("aa",), "k", b"x" * 1400)
+    if before == "another":
+        writer.add(other)
+    found = copied(data, writer, records)
+    assert found == {"all": list(range(count)), "the first": [0], "none": []}[expected]
+    new = writer.finish().data
+    assert read(new, KEY) == [other, *records] if before == "another" else read(new, KEY) == records
+
+
+def test_blocks_that_stand_alone_may_be_copied_anywhere() -> None:
+    """Those of a writer without primers only by another such: with one they would be smaller."""
+    records = ordered(sample(200))
+    data = build(records, seal=KEY, primer_size=0)
+    count = len(blocks_of(data, KEY))
+    for primer_size, expected in ((0, list(range(count))), (1500, [])):
+        writer = Writer(ZstdCoder(), KEY, 2000, primer_size=primer_size)
+        writer.add(Record(("aa",), "k", b"x" * 1400))
+        assert copied(data, writer, records) == expected
+        assert read(writer.finish().data, KEY)[1:] == records
+
+
+def test_large_records_are_copied_anywhere() -> None:
+    class Alone(ZstdCoder):
+        """As a coder does that leaves what is too large for it alone."""
+
+        def encode(self, records: Sequence[tuple[str, bytes]], after: Sequence[tuple[str, bytes]] = ()) -> bytes:
+            return super().encode(records, () if len(records[0][1]) > 5000 else after)
+
+    records = [Record(("a",), f"{i}", random.Random(i).randbytes(9000 if i in (0, 4, 5) else 900)) for i in range(9)]
+    data = build(records, seal=KEY)
+    writer = Writer(Alone(), KEY, 2000, primer_size=1500)
+    writer.add(Record(("0",), "k", b"x" * 1400))
+    blocks = Archive(data, len(data), KEY).blocks
+    assert [blocks[i].raw for i in copied(data, writer, records)] == [9000] * 3
+    assert read(writer.finish().data, KEY)[1:] == records
+
+
+def test_another_coders_blocks_are_not_copied() -> None:
+    class Later(ZstdCoder):
+        id = "3e" * 32
+
+    records = ordered(sample(200))
+    writer = Writer(Later(), KEY, 2000, primer_size=1500)
+    assert copied(build(records, seal=KEY), writer, records) == []
+    assert read(writer.finish().data, KEY) == records
 
 
 def test_overhead_per_record_is_small() -> None:
@@ -253,7 +376,7 @@ def test_a_writer_refuses_what_it_cannot_keep() -> None:
         Record(("c",), "k", b"", created=1 << 62),
         Record(("c",), "k", b"", expires=-(1 << 62)),
         Record(("c",), "k", b"", fidelity="rough"),
-        Record(("c",), "k", b"", meta=bytes(format.FIELD_MOST + 1)),
+        Record(("c",), "k", b"", meta=bytes(archive_writer.FIELD_MOST + 1)),
     ):
         with pytest.raises(PolicyError):
             writer.add(record)
@@ -262,7 +385,7 @@ def test_a_writer_refuses_what_it_cannot_keep() -> None:
 
 def test_an_archive_has_an_end() -> None:
     writer = Writer(ZstdCoder())
-    big = bytes(format.BLOBS_MOST // 4)
+    big = bytes(archive_writer.BLOBS_MOST // 4)
     for i in range(4):
         assert not writer.full
         writer.add(Record(("a",), f"{i}", big))
@@ -292,15 +415,15 @@ def test_every_cut_is_found() -> None:
 
 def test_a_block_in_another_place_is_found() -> None:
     records = [Record(("a",), f"{i}", random.Random(i).randbytes(150)) for i in range(4)]
-    data = bytearray(build(records, 100))
+    data = bytearray(build(records, 100, primer_size=100))
     archive = Archive(bytes(data), len(data))
-    one, two = archive.blocks[0], archive.blocks[1]
+    one, two = archive.blocks[1], archive.blocks[2]
     assert one.length == two.length
     data[one.start : one.start + one.length], data[two.start : two.start + two.length] = (
         data[two.start : two.start + two.length],
         data[one.start : one.start + one.length],
     )
-    assert [fault.split(":")[0] for fault in archive.verify(bytes(data))] == ["block 0", "block 1"]
+    assert [fault.split(":")[0] for fault in archive.verify(bytes(data))] == ["block 1", "block 2"]
 
 
 def test_another_key_opens_nothing() -> None:
@@ -364,7 +487,7 @@ def test_hostile_indexes_end_in_an_error_soon_and_in_little_memory() -> None:
     outcomes = {"read": 0, "refused": 0}
     tracemalloc.start()
     began = time.process_time()
-    for _ in range(700):
+    for _ in range(500):
         broken = bytearray(index)
         for _ in range(at.choice([1, 1, 2, 5])):
             where = at.randrange(len(broken))

@@ -20,16 +20,17 @@ from typing import Any
 import pytest
 import zstandard
 from conformance import NOW, Conformance, Medium, rec
-from group_coder import ZstdCoder
+from group_coder import ZstdCoder, coded, decoded
 from s3_server import new_bucket, s3, s3_server
 
 from nbmf.errors import CorruptRecord, FormatError, NbmfError, PolicyError, StoreError, UnknownModel
 from nbmf.store.address import unflat
 from nbmf.store.archive import Archive, Seal
+from nbmf.store.archive_writer import Writer
 from nbmf.store.archives import ArchiveTier
 from nbmf.store.base import Delete, Fault, Forget, Op, Put, Record, Tier
 from nbmf.store.keys import DataKey
-from nbmf.store.manifest import NAME, unpack
+from nbmf.store.manifest import NAME, Listed, unpack
 from nbmf.store.objects import Directory, Objects
 
 
@@ -102,10 +103,7 @@ class InDirectory(Medium):
             elif path.suffix == ".nba":
                 archive = Archive(raw, len(raw), self.key)
                 texts.append(repr(archive.classes).encode())
-                for i, block in enumerate(archive.blocks):
-                    coded = archive.open_block(i, raw[block.start : block.start + block.length])
-                    blobs = ZstdCoder().decode(coded, block.records)
-                    texts += [repr(archive.record(block.first + n, blob)).encode() for n, blob in enumerate(blobs)]
+                texts += [repr(archive.record(i, blob)).encode() for i, blob in enumerate(decoded(archive, raw))]
             copy = self.readable / path.name
             copy.write_bytes(b"\n".join(texts))
             out.append(copy)
@@ -133,7 +131,7 @@ class TestDirectory(ColdConformance):
 class TestSealedInSmallBlocks(ColdConformance):
     @pytest.fixture
     def medium(self, tmp_path: Path) -> Medium:
-        return InDirectory(tmp_path, seals=True, block_size=500, cache_size=100_000)
+        return InDirectory(tmp_path, seals=True, block_size=500, primer_size=300, cache_size=400_000)
 
 
 class InBucket(Medium):
@@ -161,7 +159,10 @@ class TestS3(ColdConformance):
 
 
 def open_tier(root: Path | Objects, **options: Any) -> ArchiveTier:
+    """With a `block_size`, the first block has as much, unless told otherwise."""
     objects = Directory(root) if isinstance(root, Path) else root
+    if "block_size" in options:
+        options.setdefault("primer_size", options["block_size"])
     return ArchiveTier(objects, options.pop("coder", ZstdCoder()), **options)
 
 
@@ -180,6 +181,23 @@ def everything(tier: Tier) -> set[Record]:
 
 def archives(root: Path) -> list[Path]:
     return sorted((root / "archives").glob("*"))
+
+
+def blocks(path: Path) -> list[bytes]:
+    """What the coder wrote as each block of an archive."""
+    data = path.read_bytes()
+    return coded(Archive(data, len(data)), data)
+
+
+class Counting(ZstdCoder):
+    """Knows the records of every block that it has coded."""
+
+    def __init__(self) -> None:
+        self.coded: list[int] = []
+
+    def encode(self, records: Sequence[tuple[str, bytes]], after: Sequence[tuple[str, bytes]] = ()) -> bytes:
+        self.coded.append(len(records))
+        return super().encode(records, after)
 
 
 class Watched(Directory):
@@ -243,22 +261,40 @@ def test_each_tenant_has_its_key_and_the_manifest_one_more(tmp_path: Path) -> No
             open_tier(tmp_path, seal_of=seals)
 
 
-def test_a_get_is_one_read_once_the_index_is_known(tmp_path: Path) -> None:
+def test_a_get_is_one_read_once_index_and_first_block_are_known(tmp_path: Path) -> None:
     records = sample(2000)
-    with closing(open_tier(tmp_path)) as tier:
+    with closing(open_tier(tmp_path, block_size=10_000, primer_size=5000)) as tier:
         tier.batch([Put(record) for record in records])
+        last = list(tier.scan())[-1]
     watched = Watched(tmp_path)
-    with closing(open_tier(watched, block_size=4000)) as tier:
+    with closing(open_tier(watched)) as tier:
         tier.get(("acme", "user-0"), "none", NOW)
         assert len(watched.reads) == 1
+        watched.reads.clear()
+        assert tier.get(last.namespace, last.key, NOW) == last
+        assert len(watched.reads) == 2 and sum(size for _, size in watched.reads) < 20_000
         at = random.Random(1)
         for record in at.sample(records, 50):
             watched.reads.clear()
             assert tier.get(record.namespace, record.key, NOW) == record
-            assert len(watched.reads) <= 1 and sum(size for _, size in watched.reads) < 20_000
+            assert len(watched.reads) <= 1 and sum(size for _, size in watched.reads) < 15_000
         watched.reads.clear()
         assert len(list(tier.scan(("acme",)))) == 2000
-        assert len(watched.reads) <= 5
+        assert len(watched.reads) <= 9
+
+
+@pytest.mark.parametrize("primer_size", [0, 300, 3000])
+def test_with_next_to_no_cache_all_is_read(tmp_path: Path, primer_size: int) -> None:
+    records = sample(300)
+    with closing(open_tier(tmp_path, block_size=2000, primer_size=primer_size, cache_size=1)) as tier:
+        tier.batch([Put(record) for record in records])
+        assert sum(map(ZstdCoder().follows, blocks(archives(tmp_path)[0]))) > 5 or not primer_size
+        assert everything(tier) == set(records)
+        for record in records[::29]:
+            assert tier.get(record.namespace, record.key, NOW) == record
+        tier.delete(records[150].namespace, records[150].key)
+        tier.compact()
+        assert everything(tier) == set(records) - {records[150]}
 
 
 def test_what_is_kept_in_memory_has_a_bound(tmp_path: Path) -> None:
@@ -271,28 +307,113 @@ def test_what_is_kept_in_memory_has_a_bound(tmp_path: Path) -> None:
         assert cache._cost == sum(cost for _, cost in cache._held.values())
 
 
-def test_compact_copies_what_is_whole_and_codes_the_rest(tmp_path: Path) -> None:
-    coded: list[int] = []
-
-    class Counting(ZstdCoder):
-        def encode(self, records: Sequence[tuple[str, bytes]]) -> bytes:
-            coded.append(len(records))
-            return super().encode(records)
-
-    records = sample(1000)
-    with closing(open_tier(tmp_path, coder=Counting(), block_size=2000)) as tier:
+@pytest.mark.parametrize("primer_size", [0, 1000])
+def test_compact_copies_what_is_whole_and_codes_the_rest(tmp_path: Path, primer_size: int) -> None:
+    coder, records = Counting(), sample(1000)
+    with closing(open_tier(tmp_path, coder=coder, block_size=2000, primer_size=primer_size)) as tier:
         tier.batch([Put(record) for record in records])
-        assert len(coded) > 25
-        coded.clear()
-        tier.delete(records[500].namespace, records[500].key)
+        order = list(tier.scan())
+        old, count = blocks(archives(tmp_path)[0]), len(coder.coded)
+        assert count > 25
+        coder.coded.clear()
+        tier.delete(order[500].namespace, order[500].key)
         before = archives(tmp_path)
         tier.compact()
-        assert len(coded) <= 2  # the block that lost a record, and the last, if it is small
-        assert everything(tier) == set(records) - {records[500]}
+        assert len(coder.coded) <= 2  # the block that lost a record, and the last, if it is small
+        assert everything(tier) == set(records) - {order[500]}
         assert len(archives(tmp_path)) == 1 and archives(tmp_path) != before
+        assert len(set(old) & set(blocks(archives(tmp_path)[0]))) >= count - 2
         before = archives(tmp_path)
         tier.compact()
         assert archives(tmp_path) == before
+
+
+def test_when_the_first_block_loses_a_record_all_are_coded_anew(tmp_path: Path) -> None:
+    coder, records = Counting(), sample(1000)
+    with closing(open_tier(tmp_path, coder=coder, block_size=2000, primer_size=1000)) as tier:
+        tier.batch([Put(record) for record in records])
+        order = list(tier.scan())
+        old = blocks(archives(tmp_path)[0])
+        coder.coded.clear()
+        tier.delete(order[3].namespace, order[3].key)
+        tier.compact()
+        new = blocks(archives(tmp_path)[0])
+        assert sum(coder.coded) == 999 and not set(old) & set(new)
+        assert [coder.follows(block) for block in new] == [False, *[True] * (len(new) - 1)]
+        assert everything(tier) == set(records) - {order[3]} and list(tier.check()) == []
+
+
+def test_what_is_merged_follows_the_first_block_of_all(tmp_path: Path) -> None:
+    """That of the archive with the lowest addresses is copied, with what follows it; the rest is coded anew."""
+    coder = Counting()
+    records = [rec(f"{n:05}", blob=random.Random(n).randbytes(60), codec="") for n in range(600)]
+    one, two = records[:300], records[300:]
+    with closing(open_tier(tmp_path, coder=coder, block_size=2000, primer_size=1000)) as tier:
+        tier.batch([Put(record) for record in one])
+        old = blocks(archives(tmp_path)[0])
+        tier.batch([Put(record) for record in two])
+        coder.coded.clear()
+        tier.compact()
+        assert len(archives(tmp_path)) == 1
+        new = blocks(archives(tmp_path)[0])
+        assert new[: len(old) - 1] == old[:-1]
+        assert 300 <= sum(coder.coded) <= 330
+        assert [coder.follows(block) for block in new] == [False, *[True] * (len(new) - 1)]
+        assert everything(tier) == set(records)
+
+
+def test_large_archives_keep_their_first_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rewritten at the same time they are not merged, or all of the second would be coded anew."""
+    monkeypatch.setattr("nbmf.store.archives.MERGE_RECORDS", 200)
+    coder = Counting()
+    records = [rec(f"{n:05}", blob=random.Random(n).randbytes(60), codec="") for n in range(600)]
+    one, two = records[:300], records[300:]
+    with closing(open_tier(tmp_path, coder=coder, block_size=2000, primer_size=1000)) as tier:
+        for part in (one, two):
+            tier.batch([Put(record) for record in part])
+            tier.delete(part[150].namespace, part[150].key)
+        old = {block for path in archives(tmp_path) for block in blocks(path)}
+        coder.coded.clear()
+        tier.compact()
+        assert len(archives(tmp_path)) == 2
+        new = {block for path in archives(tmp_path) for block in blocks(path)}
+        assert len(old - new) <= 4 and len(coder.coded) <= 4
+        assert everything(tier) == set(records) - {one[150], two[150]}
+
+
+@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_whatever_is_rewritten_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    """Archives that overlap or not, large and small ones, with the sizes of blocks changing."""
+    monkeypatch.setattr("nbmf.store.archives.MERGE_RECORDS", 60)
+    monkeypatch.setattr("nbmf.store.archives.AHEAD", 3000)
+    monkeypatch.setattr("nbmf.store.archive_writer.RECORDS_MOST", 512 + 250)
+    at = random.Random(rounds)
+    expected: dict[tuple[Any, str], Record] = {}
+    for _ in range(rounds):
+        sizes = {"block_size": at.choice([400, 1500]), "primer_size": at.choice([0, 300, 900])}
+        with closing(open_tier(tmp_path, **sizes, cache_size=at.choice([1, 10**7]))) as tier:
+            for _ in range(at.randrange(1, 4)):
+                start, step = at.randrange(1000), at.choice([1, 1, 7])
+                new = [
+                    rec(f"{n:05}", ("acme", f"{n // 90}"), at.randbytes(at.choice([0, 9, 60, 60, 950])), codec="")
+                    for n in range(start, start + at.choice([10, 150]) * step, step)
+                ]
+                tier.batch([Put(record) for record in new])
+                expected |= {(record.namespace, record.key): record for record in new}
+            for gone in at.sample(sorted(expected), at.choice([0, 1, 30])):
+                tier.delete(*gone)
+                del expected[gone]
+            if at.randrange(3) == 0:
+                space = ("acme", f"{at.randrange(12)}")
+                tier.batch([Forget(space)])
+                expected = {of: record for of, record in expected.items() if of[0] != space}
+            if at.randrange(3):
+                tier.compact()
+            assert everything(tier) == set(expected.values())
+            assert list(tier.check()) == []
+            for path in archives(tmp_path):
+                data = path.read_bytes()
+                assert len(decoded(Archive(data, len(data)), data)) <= 762
 
 
 def test_compact_merges_small_archives(tmp_path: Path) -> None:
@@ -309,7 +430,7 @@ def test_compact_merges_small_archives(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_is_too_much_for_one_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nbmf.store.archive.RECORDS_MOST", 1000)
+    monkeypatch.setattr("nbmf.store.archive_writer.RECORDS_MOST", 1000)
     records = sample(1500)
     with closing(open_tier(tmp_path)) as tier:
         tier.batch([Put(record) for record in records])
@@ -349,7 +470,7 @@ def test_an_unknown_coder_is_said_to_be(tmp_path: Path) -> None:
 
 def test_a_coder_that_fails_changes_nothing(tmp_path: Path) -> None:
     class Failing(ZstdCoder):
-        def encode(self, records: Sequence[tuple[str, bytes]]) -> bytes:
+        def encode(self, records: Sequence[tuple[str, bytes]], after: Sequence[tuple[str, bytes]] = ()) -> bytes:
             raise CorruptRecord("what was coded is not what came")
 
     with closing(open_tier(tmp_path, coder=Failing())) as tier:
@@ -387,17 +508,77 @@ def test_every_flipped_byte_of_every_object_is_found(tmp_path: Path) -> None:
         assert list(tier.check()) == []
 
 
-def test_a_broken_block_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", [0, 3])
+def test_a_broken_block_is_named(tmp_path: Path, broken: int) -> None:
+    """And takes the others with it if it is the first, which they follow."""
     records = sample(200)
     with closing(open_tier(tmp_path, block_size=2000)) as tier:
         tier.batch([Put(record) for record in records])
-        path = archives(tmp_path)[0]
-        data = bytearray(path.read_bytes())
-        data[Archive(bytes(data), len(data)).blocks[3].start] ^= 1
-        path.write_bytes(data)
-        with pytest.raises(CorruptRecord, match=f"archive {path.stem}: block 3: its check is wrong"):
+        order = list(tier.scan())
+    path = archives(tmp_path)[0]
+    data = bytearray(path.read_bytes())
+    archive = Archive(bytes(data), len(data))
+    data[archive.blocks[broken].start] ^= 1
+    path.write_bytes(data)
+    with closing(open_tier(tmp_path)) as tier:
+        with pytest.raises(CorruptRecord, match=f"archive {path.stem}: block {broken}: its check is wrong"):
             list(tier.scan())
-        assert list(tier.check()) == [Fault(f"archives/{path.name}", "block 3: its check is wrong")]
+        assert list(tier.check()) == [Fault(f"archives/{path.name}", f"block {broken}: its check is wrong")]
+        for number, record in enumerate(order):
+            if broken == 0 or archive.block_of(number) == broken:
+                with pytest.raises(CorruptRecord, match=f"archive {path.stem}: block {broken}: its check is wrong"):
+                    tier.get(record.namespace, record.key, NOW)
+            else:
+                assert tier.get(record.namespace, record.key, NOW) == record
+
+
+def forged(root: Path, first: Sequence[Record], others: Sequence[bytes], count: int) -> list[Record]:
+    """An archive of these records and blocks with right checks, in the place of the tier's only one. Its records."""
+    path = archives(root)[0]
+    writer = Writer(ZstdCoder(), block_size=2000, primer_size=2000)
+    for record in first:
+        writer.add(record)
+    more = [rec(f"z{i:05}", ("acme", "zz"), b"", codec="") for i in range(count * len(others))]
+    for i, block in enumerate(others):
+        writer.copy(more[i * count : (i + 1) * count], block, 2000)
+    built = writer.finish()
+    (root / "archives" / f"{built.id}.nba").write_bytes(built.data)
+    path.unlink()
+    listed = Listed(built.id, "acme", len(built.data), built.index, built.count, built.first, built.last, None)
+    (root / NAME).write_bytes(unpack((root / NAME).read_bytes(), None).next([listed]).pack(None))
+    return more
+
+
+def test_a_block_after_another_than_it_follows_is_no_record(tmp_path: Path) -> None:
+    """Every check of the archive is right; the coder knows better."""
+    records = sample(200)
+    with closing(open_tier(tmp_path, block_size=2000)) as tier:
+        tier.batch([Put(record) for record in records])
+        order = list(tier.scan())
+    path = archives(tmp_path)[0]
+    data, old = path.read_bytes(), blocks(path)
+    at = Archive(data, len(data)).blocks
+    assert at[1].records == at[2].records
+    more = forged(tmp_path, order[1:20], old[1:3], at[1].records)
+    with closing(open_tier(tmp_path)) as tier:
+        assert tier.get(order[5].namespace, order[5].key, NOW) == order[5]
+        for record in (more[0], more[-1]):
+            with pytest.raises(CorruptRecord, match=r"archive [0-9a-f]{32}: block [12]: a block follows other records"):
+                tier.get(record.namespace, record.key, NOW)
+
+
+def test_a_first_block_follows_none(tmp_path: Path) -> None:
+    records = sample(200)
+    with closing(open_tier(tmp_path, block_size=2000)) as tier:
+        tier.batch([Put(record) for record in records])
+    path = archives(tmp_path)[0]
+    data, old = path.read_bytes(), blocks(path)
+    more = forged(tmp_path, [], old[1:3], Archive(data, len(data)).blocks[1].records)
+    with closing(open_tier(tmp_path)) as tier:
+        for record in (more[0], more[-1]):
+            with pytest.raises(CorruptRecord, match="block 0: it is the first, and follows another"):
+                tier.get(record.namespace, record.key, NOW)
+        assert [fault.what for fault in tier.check()] == ["block 0: it is the first, and follows another"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other"])

@@ -3,8 +3,9 @@
     python tests/stress/fuzz_archive.py [seconds] [seed]
 
 Damaged: bytes changed, cut out or put in, checks as they were; every one must be found. Hostile: the same within an
-index or a manifest's JSON, with checks that are right again; every one must end in an NbmfError, or be read, within
-SECONDS_MOST and MEMORY_MOST. Prints a line a second; the first failure is written to a file and ends it.
+index, blocks or a manifest's JSON, with checks that are right again; every one must end in an NbmfError, or be read,
+within SECONDS_MOST and MEMORY_MOST. To read an archive is to read its every record. Prints a line a second; the first
+failure is written to a file and ends it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import zstandard
@@ -29,20 +30,37 @@ from group_coder import ZstdCoder
 from nbmf.errors import NbmfError
 from nbmf.store import manifest as manifests
 from nbmf.store.address import address
-from nbmf.store.archive import TRAILER_SIZE, Archive, Writer
+from nbmf.store.archive import TRAILER_SIZE, Archive
+from nbmf.store.archive_writer import Writer
 from nbmf.store.base import Record
 from nbmf.store.manifest import Listed, Manifest, Told
+from nbmf.store.objects import Directory
+from nbmf.store.shelf import Shelf
 
 SECONDS_MOST = 20.0  # for one input
 MEMORY_MOST = 4 << 30  # bytes of address space
 HEADER = 8  # bytes
 CHECK = 16
 NOW = 1_760_000_000_000  # ms
+NOWHERE = tempfile.gettempdir()  # nothing is read from there
 
 
-def archive(at: random.Random) -> bytes:
-    """A good one, of any shape."""
-    writer = Writer(ZstdCoder(), block_size=at.choice([1, 200, 5000]))
+class Hostile(ZstdCoder):
+    """Its blocks are changed, one in a few."""
+
+    def __init__(self, at: random.Random) -> None:
+        self.at = at
+
+    def encode(self, records: Sequence[tuple[str, bytes]], after: Sequence[tuple[str, bytes]] = ()) -> bytes:
+        block = super().encode(records, after)
+        return block if self.at.randrange(4) else changed(block, self.at) or b"\0"
+
+
+def archive(at: random.Random, coder: ZstdCoder | None = None) -> bytes:
+    """A good one, of any shape, unless its coder is none."""
+    writer = Writer(
+        coder or ZstdCoder(), block_size=at.choice([1, 200, 5000]), primer_size=at.choice([0, 1, 200, 3000])
+    )
     found = {}
     for _ in range(at.choice([1, 2, 30, 1500])):
         namespace = tuple(at.choice("abc") * at.randrange(1, 4) for _ in range(at.randrange(1, 4)))
@@ -95,10 +113,24 @@ def read_archive(data: bytes) -> bool:
     """Whether nothing is wrong with it."""
     found = Archive(data, len(data))
     faults = list(found.verify(data))
+    listed = Listed(found.id.hex(), "", len(data), len(data), found.count, b"", b"", None)
+    shelf = Shelf(Directory(NOWHERE), lambda id: ZstdCoder(), lambda group: None, 1 << 20)
+    try:
+        blobs = shelf.blobs(listed, found, range(found.count), data)
+    except NbmfError:
+        if not faults:
+            raise
+        return False
     for number in range(0, found.count, 1 + found.count // 50):
-        found.record(number, b"")
+        assert shelf.blobs(listed, found, [number], data)[number] == blobs[number]
+        found.record(number, blobs[number])
         found.place(found.at(number))
     return not faults
+
+
+def hostile_blocks(data: bytes, at: random.Random) -> bytes:
+    """Another archive than the given one."""
+    return archive(at, Hostile(at))
 
 
 def read_manifest(data: bytes) -> bool:
@@ -131,6 +163,7 @@ def main(seconds: float, seed: int) -> int:
     kinds = {
         "damaged archive": (archive, changed, read_archive),
         "hostile archive": (archive, hostile_archive, read_archive),
+        "hostile blocks": (archive, hostile_blocks, read_archive),
         "damaged manifest": (manifest, changed, read_manifest),
         "hostile manifest": (manifest, hostile_manifest, read_manifest),
     }

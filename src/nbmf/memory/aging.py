@@ -1,145 +1,149 @@
-"""The upkeep of a store: aging, re-encoding, learning packs, checking and counting."""
+"""The upkeep of a store: aging, checking and counting."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nbmf.codec.adapt import learn
-from nbmf.errors import DataError, NbmfError, PolicyError, StoreError
-from nbmf.memory.encoding import value_of
+from nbmf.errors import NbmfError, StoreError
+from nbmf.memory.encoding import stored_blob
 from nbmf.memory.items import now
-from nbmf.memory.tiers import pages
+from nbmf.memory.learning import ADAPT_LEAST, BATCH, BATCH_BYTES, batches, coded, decoded, drop_unused_packs
+from nbmf.memory.tiers import Address, Found, pages
 from nbmf.policy.lifecycle import DEMOTE, EXPIRE, PROMOTE, REENCODE, Facts, Move, plan
 from nbmf.policy.policy import Policy
-from nbmf.policy.router import Route, tenant_of
-from nbmf.store.base import Fault, Namespace, Record, within
+from nbmf.policy.router import COLD, WARM, route, tenant_of
+from nbmf.store.base import PAGE, Fault, Record
 
 if TYPE_CHECKING:
     from nbmf.memory.memory import Memory
 
-BATCH: Final = 1024  # records that are moved or re-encoded at once
-COLD_BATCH: Final = 16_384  # records that are demoted at once: each batch makes an archive a tenant
-LEARN_MOST: Final = 100_000  # records that a pack is learned from
-ADAPT_LEAST: Final = 50  # records that a pack is learned from at least
+EXPIRED: Final = 10_000  # records that are removed in one transaction
+DEMOTED: Final = 16_384  # records that are demoted at once, at most: each time makes an archive a tenant
+DEMOTED_BYTES: Final = 16 << 20  # of their blobs, about
 
 Tick = Callable[..., None]
-
-
-# -- re-encoding -------------------------------------------------------------------------------------------------------
-
-
-def recode(memory: Memory, prefix: Namespace, codecs: Collection[str], skip: Namespace) -> None:
-    """Codes the warm records of a prefix that use one of these codecs with the model alone.
-
-    Those within `skip` stay: they are about to go. No new record may use one of the codecs.
-    """
-    base = memory.codecs.of_domain("")
-    again = True
-    while again:  # one that was renewed or replaced meanwhile is looked at once more
-        again = False
-        for page in pages(memory.warm, prefix, None):
-            batch = [one for one in page if one.codec in codecs and not within(one.namespace, skip)]
-            if not batch:
-                continue
-            pairs = memory.codecs.decode_many([(record.codec, record.blob) for record in batch])
-            blobs = base.from_pairs(pairs, bare=True)
-            if base.raw_many(blobs, bare=True) != pairs:
-                raise StoreError("records coded anew did not decode to their values; nothing was changed")
-            moves = [(old, replace(old, blob=blob, codec=base.id)) for old, blob in zip(batch, blobs, strict=True)]
-            again |= memory.tiers.recode(moves) < len(moves)
-
-
-def adapt(memory: Memory, tenant: str, size: int, tick: Tick) -> dict[str, Any]:
-    """See Memory.adapt. Raises DataError (too few records), StoreError."""
-    packs = memory.codecs.packs
-    if packs is None:
-        raise PolicyError("this store has no folder for packs")
-    forgotten = packs.forgotten()
-    live = itertools.islice(memory.live((tenant,), now()), LEARN_MOST)
-    pairs = []
-    while batch := list(itertools.islice(live, BATCH)):
-        pairs += memory.codecs.decode_many([(record.codec, record.blob) for record, _ in batch])
-        tick("reading", len(pairs), None)
-    if len(pairs) < ADAPT_LEAST:
-        raise DataError(f"{len(pairs)} records are too few to learn from: {ADAPT_LEAST} is the least")
-    data, card = learn(pairs, memory.codecs.of_domain("").model.buffer, size=size, tick=tick)
-    with memory.tiers.gate.alone():
-        if packs.forgotten() != forgotten:
-            raise StoreError("something was forgotten while the pack was learned: learn it again")
-        pack = packs.learned(tenant, data)
-    return {**card, "id": pack.id.hex(), "bytes": len(data)}
 
 
 # -- aging -------------------------------------------------------------------------------------------------------------
 
 
-def compact(memory: Memory, tick: Tick) -> dict[str, int]:
-    """See Memory.compact."""
-    done: Counter[str] = Counter()
-    time = now()
-    memory.tiers.settle()
-    for gone in memory.tiers.expire(time, BATCH):
-        done[EXPIRE] += gone
-        tick("expiring", done[EXPIRE], None)
-    codecs = {domain: _current(memory, domain) for domain in _domains(memory.policy)}
-    moves = plan(memory.policy, _facts(memory), time, {k: v for k, v in codecs.items() if v})
-    waiting: dict[str, list[Move]] = {action: [] for action in (EXPIRE, PROMOTE, DEMOTE, REENCODE)}
-    for move in moves:
-        queue = waiting.get(move.action)
-        if queue is None:
-            continue
-        queue.append(move)
-        if len(queue) >= (COLD_BATCH if move.action == DEMOTE else BATCH):
-            done[move.action] += _ACTIONS[move.action](memory, queue)
-            queue.clear()
-            tick("aging", sum(done.values()), None)
-    for action, queue in waiting.items():
-        if queue:
-            done[action] += _ACTIONS[action](memory, queue)
-    tick("packing", 0, None)
-    _drop_unused_packs(memory)
-    memory.warm.compact()
-    if (cold := memory.cold()) is not None:
-        cold.compact()
-    return dict(done)
+@dataclass
+class _Queue:
+    """Records that one action is due for."""
+
+    most: int = BATCH
+    most_bytes: int = BATCH_BYTES
+    waiting: list[Address] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, at: Address, size: int) -> bool:
+        """Whether it is full now."""
+        self.waiting.append(at)
+        self.size += size
+        return len(self.waiting) >= self.most or self.size >= self.most_bytes
+
+    def taken(self) -> list[Address]:
+        waiting, self.waiting, self.size = self.waiting, [], 0
+        return waiting
 
 
-def _domains(policy: Policy) -> set[str]:
-    named = {str(value) for section in policy.sections for name, value in section.settings if name == "domain"}
-    return {"", *named}
+class _Aging:
+    """One run of aging, at one moment."""
 
+    def __init__(self, memory: Memory, time: int) -> None:
+        self.memory = memory
+        self.time = time
+        domains = {domain: self._current(domain) for domain in _domains(memory.policy)}
+        self.codecs = {domain: id for domain, id in domains.items() if id}
+        self._base = memory.codecs.of_domain("").id
 
-def _current(memory: Memory, domain: str) -> str:
-    try:
-        return memory.codecs.of_domain(domain).id
-    except NbmfError:  # a pack that is not there: records of it are left as they are
-        return ""
+    def due(self) -> Iterator[tuple[Move, Facts]]:
+        """What the policy wants, record by record."""
+        own: dict[str, str] = {}  # tenants' own packs
+        for record, tier in self.memory.tiers.live((), None, blobs=False):
+            tenant = tenant_of(record.namespace)
+            if tenant not in own:
+                own[tenant] = self._own(tenant)
+            facts = self._facts(record, tier, own[tenant])
+            for move in plan(self.memory.policy, (facts,), self.time, self.codecs):
+                yield move, facts
 
+    def carry_out(self, action: str, addresses: Sequence[Address]) -> int:
+        """Does it for those for which it is still due; how many those were."""
+        found = [one for one in self.memory.fetch(addresses, 0) if one is not None]
+        if action == EXPIRE:
+            return self.memory.tiers.remove([one for one in found if self._is_due(action, one)])
+        records = [one[0] for one in found if self._is_due(action, one)]
+        if action == DEMOTE:
+            return self._demote(records)
+        count = 0
+        for batch in batches(records):
+            moves = self._coded(batch)
+            if action == PROMOTE:
+                count += self.memory.tiers.promote(moves)
+            else:
+                count += self.memory.tiers.recode([one for one in moves if one[0] != one[1]])
+        return count
 
-def _facts(memory: Memory) -> Iterator[Facts]:
-    """What is known of every record. The codec of a cold one is its archive's business, so it counts as current.
+    def _demote(self, records: list[Record]) -> int:
+        """What cannot be decoded stays where it is. Classes stand together: they are alike."""
+        records.sort(key=lambda record: (record.namespace, record.cls, record.key))
+        moves = [
+            (record, replace(record, blob=stored_blob(pair), codec=""))
+            for batch in batches(records)
+            for record, pair in decoded(self.memory, batch)
+        ]
+        return self._frozen(moves)
 
-    A tenant's own pack stands in for the model alone: records of the model alone count as old once there is a pack.
-    """
-    base = memory.codecs.of_domain("").id
-    packs = memory.codecs.packs
-    own: dict[str, str] = {}
-    for record, tier in memory.live((), None):
-        tenant = tenant_of(record.namespace)
-        if tenant not in own:
-            own[tenant] = packs.current(tenant) if packs else ""
+    def _frozen(self, moves: Sequence[tuple[Record, Record]]) -> int:
+        """Demotes them; those that the cold tier refuses stay where they are, and only those."""
+        if not moves:
+            return 0
+        try:
+            return self.memory.tiers.demote(moves)
+        except StoreError:
+            raise
+        except NbmfError:
+            if len(moves) == 1:
+                return 0
+        half = len(moves) // 2
+        return self._frozen(moves[:half]) + self._frozen(moves[half:])
+
+    def _coded(self, records: Sequence[Record]) -> list[tuple[Record, Record]]:
+        """Records as they are, and as the policy codes them for the warm tier."""
+        memory = self.memory
+        found = decoded(memory, records)
+        routes = []
+        for record, (_, raw) in found:
+            at = record.namespace, record.cls, record.key
+            chosen = route(memory.policy, *at, len(raw), self.time, record.updated, tier=WARM)
+            routes.append(memory.with_own_pack(chosen, record.namespace))
+        return coded(memory, found, routes)
+
+    def _is_due(self, action: str, found: Found) -> bool:
+        record, tier = found
+        facts = self._facts(record, tier, self._own(tenant_of(record.namespace)))
+        return any(move.action == action for move in plan(self.memory.policy, (facts,), self.time, self.codecs))
+
+    def _facts(self, record: Record, tier: str, own: str) -> Facts:
+        """What is known of a record. The codec of a cold one is its archive's business, so it counts as current.
+
+        A tenant's own pack stands in for the model alone: records of the model alone count as old once there is one.
+        """
+        domain = self.memory.policy.rules(tenant_of(record.namespace), record.cls).domain
         codec = record.codec
-        if tier == "cold":
-            codec = _current(memory, memory.policy.rules(tenant, record.cls).domain)
-        elif own[tenant] and not memory.policy.rules(tenant, record.cls).domain:
-            codec = base if codec == own[tenant] else "old"
-        reads, last = memory.heat_of(record.namespace, record.key)
-        yield Facts(
+        if tier == COLD:
+            codec = self.codecs.get(domain, "")
+        elif own and not domain:
+            codec = self._base if codec == own else "old"
+        reads, last = self.memory.heat_of(record.namespace, record.key)
+        return Facts(
             namespace=record.namespace,
             key=record.key,
             cls=record.cls,
@@ -154,68 +158,48 @@ def _facts(memory: Memory) -> Iterator[Facts]:
             codec=codec,
         )
 
+    def _own(self, tenant: str) -> str:
+        packs = self.memory.codecs.packs
+        return packs.current(tenant) if packs else ""
 
-def _fetch(memory: Memory, moves: Sequence[Move], tier: str) -> list[tuple[Move, Record]]:
-    """The moves whose record is still in the tier, with it."""
-    found = memory.fetch([(move.namespace, move.key) for move in moves], 0)
-    return [(move, one[0]) for move, one in zip(moves, found, strict=True) if one is not None and one[1] == tier]
-
-
-def _expire(memory: Memory, moves: Sequence[Move]) -> int:
-    found = memory.fetch([(move.namespace, move.key) for move in moves], 0)
-    return memory.tiers.remove([one for one in found if one is not None])
-
-
-def _demote(memory: Memory, moves: Sequence[Move]) -> int:
-    records = [record for _, record in _fetch(memory, moves, "warm")]
-    records.sort(key=lambda record: (record.namespace, record.cls, record.key))
-    return memory.tiers.demote([(record, record) for record in records])
+    def _current(self, domain: str) -> str:
+        try:
+            return self.memory.codecs.of_domain(domain).id
+        except NbmfError:  # a pack that is not there: records of it are left as they are
+            return ""
 
 
-def _promote(memory: Memory, moves: Sequence[Move]) -> int:
-    found = _fetch(memory, moves, "cold")
-    return memory.tiers.promote(list(zip((old for _, old in found), _encoded(memory, found), strict=True)))
+def compact(memory: Memory, tick: Tick) -> dict[str, int]:
+    """See Memory.compact."""
+    done: Counter[str] = Counter()
+    time = now()
+    tick("settling", 0, None)
+    memory.tiers.settle()  # before anything expires: what has expired still hides an older record
+    for gone in memory.tiers.expire(time, EXPIRED):
+        done[EXPIRE] += gone
+        tick("expiring", done[EXPIRE], None)
+    aging = _Aging(memory, time)
+    queues = {action: _Queue() for action in (EXPIRE, PROMOTE, REENCODE)}
+    queues[DEMOTE] = _Queue(DEMOTED, DEMOTED_BYTES)
+    for move, facts in aging.due():
+        queue = queues[move.action]
+        if queue.add((facts.namespace, facts.key), facts.size):
+            done[move.action] += aging.carry_out(move.action, queue.taken())
+            tick("aging", sum(done.values()), None)
+    for action, queue in queues.items():
+        if queue.waiting:
+            done[action] += aging.carry_out(action, queue.taken())
+    tick("packing", 0, None)
+    drop_unused_packs(memory)
+    memory.warm.compact()
+    if (cold := memory.cold()) is not None:
+        cold.compact()
+    return {action: count for action, count in done.items() if count}
 
 
-def _reencode(memory: Memory, moves: Sequence[Move]) -> int:
-    found = _fetch(memory, moves, "warm")
-    return memory.tiers.recode(list(zip((old for _, old in found), _encoded(memory, found), strict=True)))
-
-
-def _encoded(memory: Memory, found: Sequence[tuple[Move, Record]]) -> list[Record]:
-    """The records coded as their moves say, verified."""
-    pairs = memory.codecs.decode_many([(record.codec, record.blob) for _, record in found])
-    routes: list[Route] = []
-    for move, _ in found:
-        assert move.route is not None
-        routes.append(memory.with_own_pack(move.route, move.namespace))
-    blobs = memory.codecs.encode_many(routes, [value_of(pair) for pair in pairs], pairs)
-    return [replace(record, blob=one.blob, codec=one.codec) for (_, record), one in zip(found, blobs, strict=True)]
-
-
-_ACTIONS: Final[dict[str, Callable[[Any, Sequence[Move]], int]]] = {
-    EXPIRE: _expire,
-    DEMOTE: _demote,
-    PROMOTE: _promote,
-    REENCODE: _reencode,
-}
-
-
-def _drop_unused_packs(memory: Memory) -> None:
-    """Deletes a tenant's packs, all but the current one, once none of its records uses them."""
-    packs = memory.codecs.packs
-    if packs is None:
-        return
-    with memory.tiers.gate.alone():
-        tenants = {namespace[0] for namespace in memory.tiers.namespaces((), 0)}
-        gone = packs.drop_others(tenants)
-        for tenant in tenants:
-            current = packs.current(tenant)
-            older = [id for id in packs.of(tenant) if id != current]
-            if older and not any(record.codec in older for record in memory.warm.scan((tenant,))):
-                packs.drop(tenant, keep=current)
-                gone += older
-    memory.codecs.dropped(gone)
+def _domains(policy: Policy) -> set[str]:
+    named = {str(value) for section in policy.sections for name, value in section.settings if name == "domain"}
+    return {"", *named}
 
 
 # -- checking and counting ---------------------------------------------------------------------------------------------
@@ -229,14 +213,14 @@ def check(memory: Memory, tick: Tick) -> Iterator[Fault]:
     if (cold := memory.cold()) is not None:
         yield from cold.check()
     done = 0
-    try:
-        live = memory.live((), None)
-        while batch := list(itertools.islice(live, BATCH)):
-            yield from _undecodable(memory, [record for record, _ in batch])
-            done += len(batch)
-            tick("decoding", done, None)
-    except NbmfError as error:
-        yield Fault("records", f"they cannot all be read: {error}")
+    for name, tier in ((WARM, memory.warm), (COLD, cold)):
+        try:
+            for page in pages(tier, (), None) if tier is not None else ():
+                yield from _undecodable(memory, page)
+                done += len(page)
+                tick("decoding", done, None)
+        except NbmfError as error:
+            yield Fault(f"{name} records", f"they cannot all be read: {error}")
 
 
 def _undecodable(memory: Memory, records: Sequence[Record]) -> Iterator[Fault]:
@@ -265,7 +249,7 @@ def stats(memory: Memory, measure: bool) -> dict[str, Any]:
         "records": warm.get("count", 0) + frozen.get("count", 0),
         "warm": warm,
         "cold": frozen,
-        "packs": sum(path.stat().st_size for path in packs.files()) if packs else 0,
+        "packs": sum(map(_size, packs.files())) if packs else 0,
         "disk_bytes": disk,
         "hot": {
             "entries": len(memory.hot),
@@ -285,7 +269,7 @@ def _measured(memory: Memory, disk: int | None) -> dict[str, Any]:
     classes: dict[str, list[int]] = {}
     keys = 0
     live = memory.live((), now())
-    while batch := list(itertools.islice(live, BATCH)):
+    while batch := list(itertools.islice(live, PAGE)):
         pairs = memory.codecs.decode_many([(record.codec, record.blob) for record, _ in batch])
         for (record, tier), (_, raw) in zip(batch, pairs, strict=True):
             sums = classes.setdefault(record.cls, [0, 0, 0, 0])
@@ -312,4 +296,13 @@ def _measured(memory: Memory, disk: int | None) -> dict[str, Any]:
 
 def disk_bytes(folder: Path) -> int:
     """Bytes of every file in a folder and below."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(_size(path) for path in folder.rglob("*") if path.is_file())
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):  # it may be gone meanwhile
+        return path.stat().st_size
+    return 0
+
+
+__all__ = ["ADAPT_LEAST", "check", "compact", "disk_bytes", "stats"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -119,25 +119,25 @@ class Codecs:
 
     # -- values --------------------------------------------------------------------------------------------------------
 
-    def encode(self, route: Route, value: Any, pair: Pair) -> Encoded:
-        """The blob that the route asks for, verified by decoding. `pair` is the value's.
+    def encode(self, route: Route, pair: Pair) -> Encoded:
+        """The blob of a value that the route asks for, verified by decoding.
 
         Raises UnknownModel, PolicyError (a divergence in a protected class), CorruptRecord (verification failed).
         """
         codec = self.of_domain(route.domain or "")
         id = "" if route.domain is None else codec.id
         if route.shadow:
-            written = self._shadow(route.domain or "").write(value, route.encoder, route.protected)
+            written = self._shadow(route.domain or "").write(value_of(pair), route.encoder, route.protected)
             return Encoded(written.blob, codec.id if written.encoder == NEURAL else "", written.encoder)
         value_type, raw = pair
         if route.encoder == BASELINE:
             try:
-                blob = _stub_blob(value)
+                blob = _stub_blob(value_of(pair))
                 exact = self.decode("", blob) == pair
             except NbmfError:  # it holds no bytes, no vectors and not every text
                 exact = False
             if not exact:
-                return self.encode(replace(route, encoder=ZSTD), value, pair)
+                return self.encode(replace(route, encoder=ZSTD), pair)
         elif route.encoder == NEURAL:
             blob = codec.from_pair(value_type, raw, bare=True)
             if codec.raw(blob, bare=True) != pair:
@@ -150,22 +150,22 @@ class Codecs:
         self.metrics.wrote(route.encoder, len(raw), len(blob))
         return Encoded(blob, id, route.encoder)
 
-    def encode_many(self, routes: list[Route], values: list[Any], pairs: list[Pair]) -> list[Encoded]:
+    def encode_many(self, routes: Sequence[Route], pairs: Sequence[Pair]) -> list[Encoded]:
         """`encode` of each; those that go to one neural codec are coded on all cores."""
-        out: list[Encoded | None] = [None] * len(values)
+        out: list[Encoded | None] = [None] * len(pairs)
         together: dict[str, list[int]] = {}
         for i, route in enumerate(routes):
             if route.encoder == NEURAL and not route.shadow:
                 together.setdefault(route.domain or "", []).append(i)
             else:
-                out[i] = self.encode(route, values[i], pairs[i])
+                out[i] = self.encode(route, pairs[i])
         for domain, places in together.items():
             codec = self.of_domain(domain)
             blobs = codec.from_pairs([pairs[i] for i in places], bare=True)
             backs = codec.raw_many(blobs, bare=True)
             for i, blob, back in zip(places, blobs, backs, strict=True):
                 if back != pairs[i]:
-                    out[i] = self.encode(routes[i], values[i], pairs[i])
+                    out[i] = self.encode(routes[i], pairs[i])
                     continue
                 self.metrics.wrote(NEURAL, len(pairs[i][1]), len(blob))
                 out[i] = Encoded(blob, codec.id, NEURAL)

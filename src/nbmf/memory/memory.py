@@ -6,13 +6,14 @@ import asyncio
 import heapq
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from nbmf.errors import PolicyError
-from nbmf.memory import aging
+from nbmf.errors import PolicyError, UnknownModel
+from nbmf.memory import aging, learning
 from nbmf.memory.encoding import Encoded, Pair, value_of
 from nbmf.memory.items import (
     LIMIT,
@@ -48,8 +49,15 @@ from nbmf.store.base import (
 from nbmf.store.cache import HotCache
 
 MINUTE: Final = 60_000  # milliseconds
+TTL_MOST: Final = 1e9  # minutes
 HEAT_MOST: Final = 100_000  # records whose reads are remembered
 STEP: Final = 64  # records that a search without a query decodes at a time
+# Of a search without a query but with a filter: the newest records that are told apart in one pass over all of them,
+# at first, so many times more at each later pass, and at most. Only their addresses are in memory.
+WINDOW: Final = 4096
+WIDER: Final = 4
+WINDOW_MOST: Final = 262_144
+TRIES: Final = 5  # of encoding, while packs come and go
 
 Tick = Callable[..., None]
 
@@ -70,7 +78,7 @@ class Memory:
         self.tiers = Tiers(parts, self.codecs.usable)
         self.warm = self.tiers.warm
         self._quotas = Quotas(parts.policy, self.tiers)
-        self._heat: dict[tuple[Namespace, str], tuple[float, int]] = {}
+        self._heat: OrderedDict[Address, tuple[float, int]] = OrderedDict()  # the one read last at the end
         self._heat_lock = threading.Lock()
 
     @classmethod
@@ -161,7 +169,7 @@ class Memory:
         return bool(self.batch([DeleteOp(namespace, key)])[0])
 
     def put_many(self, ops: Iterable[PutOp]) -> None:
-        """Stores many, encoded on all cores, in one transaction: all of them or none."""
+        """Stores many, encoded on all cores, in one transaction, all or none; with encryption, in one a tenant."""
         self.batch(list(ops))
 
     def search(
@@ -207,28 +215,15 @@ class Memory:
         """
         if prefix:
             check_address(prefix)
-        tenant, packs = tenant_of(prefix), self.codecs.packs
-        learned: list[str] = []
-        if packs is not None and prefix and (learned := packs.of(tenant)):
-            with self.tiers.gate.alone():
-                packs.retire(tenant)
-            aging.recode(self, (tenant,), learned, skip=prefix)
-        with self.tiers.gate.alone():
-            if packs is not None:
-                packs.forgetting()
-            count = self.tiers.forget(prefix)
-            if packs is not None and not prefix:
-                learned = packs.drop_others(())
-            elif packs is not None and learned:
-                packs.drop(tenant)
-        self.codecs.dropped(learned)
+        count = learning.forget(self, prefix)
         if prefix:
-            self.hot.forget(tenant)
+            self.hot.forget(tenant_of(prefix))
         else:
             self.hot.clear()
         self.recall.forget(prefix)
         with self._heat_lock:
-            self._heat = {at: heat for at, heat in self._heat.items() if not within(at[0], prefix)}
+            for at in [at for at in self._heat if within(at[0], prefix)]:
+                del self._heat[at]
         self._quotas.clear()
         return count
 
@@ -237,7 +232,8 @@ class Memory:
     def batch(self, ops: Sequence[MemoryOp]) -> list[Any]:
         """The result of each operation, in order; each sees what those before it did.
 
-        Neighbouring puts are encoded together and committed in one transaction, as are neighbouring gets and deletes.
+        Neighbouring puts are encoded together and committed in one transaction (with encryption, in one a tenant), as
+        are neighbouring gets and deletes. An error leaves done what was done before.
         """
         results: list[Any] = []
         at = 0
@@ -252,7 +248,7 @@ class Memory:
 
     def _run(self, kind: type[MemoryOp], ops: Sequence[Any]) -> list[Any]:
         if kind is PutOp:
-            self.store(self.records_of(ops))
+            self._put(ops)
             return [None] * len(ops)
         if kind is GetOp:
             return self._get(ops)
@@ -272,6 +268,10 @@ class Memory:
 
     def records_of(self, ops: Sequence[PutOp], allow_nan: bool = False) -> list[Record]:
         """The records that puts come to: checked, routed, encoded and verified, not yet stored."""
+        return self._encoded(ops, allow_nan)[0]
+
+    def _encoded(self, ops: Sequence[PutOp], allow_nan: bool = False) -> tuple[list[Record], list[Pair]]:
+        """The records of puts, and their values as they were when they were looked at."""
         time = now()
         pairs: list[Pair] = []
         routes = []
@@ -282,14 +282,13 @@ class Memory:
             pairs.append(pair)
             chosen = route(self.policy, op.namespace, op.cls, op.key, len(pair[1]), time, tier="warm")
             routes.append(self.with_own_pack(chosen, op.namespace))
-        encoded = self.codecs.encode_many(routes, [op.value for op in ops], pairs)
+        encoded = self.codecs.encode_many(routes, pairs)
         codes = self.recall.codes(ops, [chosen.index for chosen in routes])
-        out = []
-        for op, one, code, chosen, pair in zip(ops, encoded, codes, routes, pairs, strict=True):
-            out.append(_record(op, one, code, chosen.fidelity, time, allow_nan))
-            if chosen.hot:
-                self.hot.put((tenant_of(op.namespace), one.codec, one.blob), pair)
-        return out
+        records = [
+            _record(op, one, code, chosen.fidelity, time, allow_nan)
+            for op, one, code, chosen in zip(ops, encoded, codes, routes, strict=True)
+        ]
+        return records, pairs
 
     def with_own_pack(self, chosen: Route, namespace: Namespace) -> Route:
         """The route, by the pack learned from the tenant's own records where the policy names none."""
@@ -302,9 +301,20 @@ class Memory:
         """Stores records that `records_of` made, in one transaction, over what either tier has at their addresses."""
         with self._quotas.room_for(records):
             while not self.tiers.put(records):  # the pack of one is about to go
-                base = self.codecs.of_domain("")
-                blobs = base.from_pairs(self.pairs(records), bare=True)
-                records = [replace(one, blob=blob, codec=base.id) for one, blob in zip(records, blobs, strict=True)]
+                records = learning.without_packs(self, records)
+
+    def _put(self, ops: Sequence[PutOp]) -> None:
+        for attempt in range(TRIES):
+            try:
+                records, pairs = self._encoded(ops)
+                break
+            except UnknownModel:  # a tenant's pack may be dropped between the choice of it and its use
+                if attempt == TRIES - 1:
+                    raise
+        self.store(records)
+        for record, pair in zip(records, pairs, strict=True):
+            if self.policy.rules(tenant_of(record.namespace), record.cls).hot:
+                self.hot.put((tenant_of(record.namespace), record.codec, record.blob), pair)
 
     # -- gets ----------------------------------------------------------------------------------------------------------
 
@@ -350,10 +360,10 @@ class Memory:
     def _heated(self, namespace: Namespace, key: str, cls: str, time: int) -> None:
         half_life = self.policy.rules(tenant_of(namespace), cls).heat_half_life
         with self._heat_lock:
-            if len(self._heat) >= HEAT_MOST and (namespace, key) not in self._heat:
-                self._heat.clear()
-            reads, last = self._heat.get((namespace, key), (0.0, time))
+            reads, last = self._heat.pop((namespace, key), (0.0, time))
             self._heat[namespace, key] = touch(reads, last, time, half_life)
+            if len(self._heat) > HEAT_MOST:
+                self._heat.popitem(last=False)
 
     def heat_of(self, namespace: Namespace, key: str) -> tuple[float, int | None]:
         """The decayed count of reads of a record since this process opened the store, and when the last one was."""
@@ -374,29 +384,38 @@ class Memory:
     def _search(self, op: SearchOp) -> list[Item]:
         if op.prefix:
             check_address(op.prefix)
-        if op.limit < 0 or op.offset < 0:
-            raise PolicyError(f"limit and offset are 0 or more, not {op.limit} and {op.offset}")
+        _check_range(op.limit, op.offset)
         check_filter(op.filter)
+        if op.query is not None and not isinstance(op.query, str):
+            raise PolicyError(f"a query is a text, not {op.query!r}"[:200])
         wanted = op.offset + op.limit
-        if op.query is None and op.vector is None:
+        if not op.query and op.vector is None:
             return self._latest(op, wanted)[op.offset :]
         return self.recall.search(self, op, wanted)[op.offset :]
 
     def _latest(self, op: SearchOp, wanted: int) -> list[Item]:
         """Those updated last first; of equal times, by address."""
         time = now()
-        rows = (
-            (-record.updated, record.namespace, record.key)
-            for record, _ in self.tiers.live(op.prefix, time, op.cls, blobs=False)
-        )
-        order = sorted(rows) if op.filter else heapq.nsmallest(wanted, rows)
         out: list[Item] = []
-        for at in range(0, len(order), STEP):
-            found = self.fetch([(namespace, key) for _, namespace, key in order[at : at + STEP]], time)
-            items = self._items([one for one in found if one is not None])
-            out += [item for item in items if matches(item.value, op.filter)]
-            if len(out) >= wanted:
+        last: tuple[int, Namespace, str] | None = None
+        most = WINDOW if op.filter else wanted
+        while len(out) < wanted:
+            rows = (
+                (-record.updated, record.namespace, record.key)
+                for record, _ in self.tiers.live(op.prefix, time, op.cls, blobs=False)
+            )
+            newest = heapq.nsmallest(most, (row for row in rows if last is None or row > last))
+            order = list(dict.fromkeys(newest))  # one that moves between the tiers meanwhile comes twice
+            for at in range(0, len(order), STEP):
+                found = self.fetch([(namespace, key) for _, namespace, key in order[at : at + STEP]], time)
+                live = [one for one in found if one is not None and op.cls in (None, one[0].cls)]
+                out += [item for item in self._items(live) if matches(item.value, op.filter)]
+                if len(out) >= wanted:
+                    break
+            if len(newest) < most:
                 break
+            last = order[-1]
+            most = min(WIDER * most, WINDOW_MOST)
         return out[:wanted]
 
     def live(self, prefix: Namespace, time: int | None, cls: str | None = None) -> Iterator[Found]:
@@ -405,6 +424,12 @@ class Memory:
 
     def _namespaces(self, op: ListNamespacesOp) -> list[Namespace]:
         time = now()
+        _check_range(op.limit, op.offset)
+        if op.max_depth is not None and (type(op.max_depth) is not int or op.max_depth < 1):
+            raise PolicyError(f"max_depth is a number from 1, not {op.max_depth!r}"[:200])
+        for name, part in (("prefix", op.prefix), ("suffix", op.suffix)):
+            if not isinstance(part, tuple) or not all(isinstance(segment, str) for segment in part):
+                raise PolicyError(f"the {name} of namespaces is a tuple of texts, not {part!r}"[:200])
         fixed = op.prefix[: op.prefix.index("*")] if "*" in op.prefix else op.prefix
         found = self.tiers.namespaces(fixed, time)
         chosen = {
@@ -422,7 +447,7 @@ class Memory:
 
         The pack belongs to the tenant and goes when any of its records is forgotten. Returns the pack's card.
         """
-        return aging.adapt(self, tenant, size, tick)
+        return learning.adapt(self, tenant, size, tick)
 
     def compact(self, tick: Tick = lambda *_: None) -> dict[str, int]:
         """Ages what is due (demote, promote, expire, re-encode), gives back space; how many of each were moved.
@@ -441,7 +466,7 @@ class Memory:
 
 
 def _record(op: PutOp, encoded: Encoded, code: bytes, fidelity: str, time: int, allow_nan: bool) -> Record:
-    if op.ttl is not None and not (isinstance(op.ttl, (int, float)) and 0 < op.ttl < 1e9):
+    if op.ttl is not None and not (type(op.ttl) in (int, float) and 0 < op.ttl < TTL_MOST):
         raise PolicyError(f"a ttl is a number of minutes over 0, not {op.ttl!r}"[:200])
     ttl = None if op.ttl is None else max(1, round(op.ttl * MINUTE))
     return Record(
@@ -458,6 +483,11 @@ def _record(op: PutOp, encoded: Encoded, code: bytes, fidelity: str, time: int, 
         meta=meta_bytes(op.meta, allow_nan=allow_nan),
         code=code,
     )
+
+
+def _check_range(limit: Any, offset: Any) -> None:
+    if any(type(number) is not int or number < 0 for number in (limit, offset)):
+        raise PolicyError(f"limit and offset are whole numbers from 0, not {limit!r} and {offset!r}"[:200])
 
 
 def _fits(part: Namespace, pattern: Namespace) -> bool:

@@ -96,7 +96,7 @@ class Quotas:
                     size += len(record.blob)
         if (cold := self._tiers.cold()) is not None:
             frozen, archived = cold.held(tenant)
-            there = cold.batch([Get(*at, 0) for at in replacing]) if frozen else []
+            there = cold.batch([Get(*at, 0, blob=False) for at in replacing]) if frozen else []
             count += frozen - sum(one is not None for one in there)
             size += archived
         return count, size

@@ -13,6 +13,7 @@ import numpy as np
 from nbmf.errors import PolicyError
 from nbmf.memory.encoding import value_of
 from nbmf.memory.items import Item, PutOp, SearchOp, item_of, matches, now
+from nbmf.memory.tiers import Address
 from nbmf.policy.router import tenant_of
 from nbmf.store.base import Namespace, Tier
 from nbmf.store.embed import Embedder, WordLlama, text_of, unit
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 NEEDED: Final = ("wordllama", "tokenizers")  # packages of the static embedder
 SPARE: Final = 2  # times as many candidates as items that are wanted, at least CANDIDATES
-WIDER: Final = 4  # times as many when a filter left too few
+WIDER: Final = 4  # times as many when too few of them were left
+STEP: Final = 256  # candidates that are read at a time
 
 
 class Recall:
@@ -105,41 +107,61 @@ class Recall:
         if (cold := memory.cold()) is not None:
             indexes.append(self._index("cold", cold))
         candidates = max(CANDIDATES, SPARE * wanted)
+        seen: set[Address] = set()
+        items: list[Item] = []
         while True:
-            found: dict[tuple[Namespace, str], None] = {}
+            fresh: dict[Address, None] = {}
+            more = False
             for index in indexes:
-                extra = EXTRA if query.terms else 0
-                for namespace, key, _ in index.search(vector, op.prefix, candidates, query.terms, extra):
-                    found[namespace, key] = None
-            items = self._scored(memory, list(found), vector, query, op)
-            if len(items) >= wanted or candidates >= max(map(len, indexes)) or op.filter is None:
+                found = index.search(vector, op.prefix, candidates, query.terms, EXTRA if query.terms else 0)
+                more |= len(found) >= candidates
+                fresh.update(((namespace, key), None) for namespace, key, _ in found if (namespace, key) not in seen)
+            seen.update(fresh)
+            items += self._scored(memory, list(fresh), vector, query, op)
+            if len(items) >= wanted or not more:
+                items.sort(key=lambda item: (-(item.score or 0.0), item.namespace, item.key))
                 return items[:wanted]
             candidates *= WIDER
 
-    def _scored(
-        self, memory: Memory, addresses: list[tuple[Namespace, str]], vector: Any, query: Query, op: SearchOp
-    ) -> list[Item]:
-        found = [one for one in memory.fetch(addresses, now()) if one is not None]
-        if op.cls is not None:
-            found = [one for one in found if one[0].cls == op.cls]
-        pairs = memory.pairs([record for record, _ in found])
+    def _scored(self, memory: Memory, addresses: list[Address], vector: Any, query: Query, op: SearchOp) -> list[Item]:
+        """Those of the candidates that are there, indexed and pass the filter, each with its score."""
         items: list[Item] = []
         texts: list[str] = []
-        for (record, tier), pair in zip(found, pairs, strict=True):
-            item = item_of(record, tier, value_of(pair))
-            if matches(item.value, op.filter):
-                items.append(item)
-                fields = memory.policy.rules(tenant_of(record.namespace), record.cls).index
-                texts.append(text_of(item.value, fields or None))
+        codes: list[bytes] = []
+        for at in range(0, len(addresses), STEP):
+            found = [one for one in memory.fetch(addresses[at : at + STEP], now()) if one is not None]
+            found = [one for one in found if one[0].code and op.cls in (None, one[0].cls)]
+            pairs = memory.pairs([record for record, _ in found])
+            for (record, tier), pair in zip(found, pairs, strict=True):
+                item = item_of(record, tier, value_of(pair))
+                if matches(item.value, op.filter):
+                    items.append(item)
+                    fields = memory.policy.rules(tenant_of(record.namespace), record.cls).index
+                    texts.append(text_of(item.value, fields or None))
+                    codes.append(record.code)
         if not items:
             return []
-        cosines = self.embedder().embed(texts) @ vector
-        scored = [
-            replace(item, score=fuse(float(cosine), query.match(text)))
+        cosines = self._cosines(texts, codes, vector)
+        return [
+            replace(item, score=fuse(cosine, query.match(text)))
             for item, cosine, text in zip(items, cosines, texts, strict=True)
         ]
-        scored.sort(key=lambda item: (-(item.score or 0.0), item.namespace, item.key))
-        return scored
+
+    def _cosines(self, texts: list[str], codes: list[bytes], vector: Any) -> list[float]:
+        """How near each record is: by its text in full precision, unless another vector was put with it.
+
+        That one, the user's own or that of other fields, only its code tells.
+        """
+        code = self._code
+        assert code is not None
+        embedded = self.embedder().embed(texts)
+        out = []
+        for own, stored in zip(embedded, codes, strict=True):
+            if not code.fits(stored) or code.encode(own)[: code.size] == stored[: code.size]:
+                out.append(float(own @ vector))
+            else:
+                out.append(float(code.decode(stored)[0] @ vector))
+        return out
 
     def _index(self, name: str, tier: Tier) -> CodeIndex:
         embedder = self.embedder()
@@ -160,9 +182,11 @@ class Recall:
 
 
 def _fields(index: bool | Sequence[str] | None, by_policy: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Names of the fields to embed, () for all, None for none."""
+    """Names of the fields to embed, () for all, None for none. Raises PolicyError."""
     if index is None:
         return by_policy
     if isinstance(index, bool):
         return () if index else None
-    return tuple(index)
+    if isinstance(index, str) or not all(isinstance(field, str) for field in index):
+        raise PolicyError(f"index is True, False or a list of fields, not {index!r}"[:200])
+    return tuple(index) or None

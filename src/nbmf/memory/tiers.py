@@ -101,39 +101,24 @@ class Tiers:
             if not self._all_usable(records):
                 return False
             cold = self.cold()
-            older = [] if cold is None else self._older(cold, records)
-            self.warm.batch(
-                [Put(_born(new, old)) for new, old in zip(records, older or [None] * len(records), strict=True)]
-            )
+            older: list[Record | None] = [None] * len(records)
+            if cold is not None:
+                older = cold.batch([Get(*address(one), 0, blob=False) for one in records])
+            self.warm.batch([Put(_born(new, old)) for new, old in zip(records, older, strict=True)])
             if cold is not None and any(one is not None for one in older):
                 cold.batch([Delete(*address(new)) for new, old in zip(records, older, strict=True) if old is not None])
             return True
 
-    def _older(self, cold: ArchiveTier, records: Sequence[Record]) -> list[Record | None]:
-        """What the cold tier has at their addresses; of a record that cannot be read, the one that replaces it."""
-        gets = [Get(*address(one), 0) for one in records]
-        try:
-            return cold.batch(gets)
-        except UNREADABLE:
-            pass  # one of them at least, found one by one
-        out = []
-        for record, get in zip(records, gets, strict=True):
-            try:
-                out += cold.batch([get])
-            except UNREADABLE:
-                out.append(record)
-        return out
-
     def delete(self, addresses: Sequence[Address], time: int) -> list[Found | None]:
-        """Deletes them; the live record that there was at each address. One that cannot be read has an empty blob."""
+        """Deletes them; the live record that there was at each address, a cold one without its blob."""
+        frozen: list[Record | None] = [None] * len(addresses)
+        ops: list[Op] = []
+        for at in addresses:
+            ops += [Get(*at, 0, blob=False), Delete(*at)]
         with self.gate.shared():
-            frozen: list[Record | None] = [None] * len(addresses)
             # The cold one first: the warm one hides it, so nothing old comes back in between.
             if (cold := self.cold()) is not None:
-                frozen = self._delete_cold(cold, addresses, time)
-            ops: list[Op] = []
-            for at in addresses:
-                ops += [Get(*at, 0), Delete(*at)]
+                frozen = [one if one is not None and one.at(time) else None for one in cold.batch(ops)[::2]]
             warm = self.warm.batch(ops)[::2]
         out: list[Found | None] = []
         for old, over in zip(frozen, warm, strict=True):
@@ -142,18 +127,6 @@ class Tiers:
             else:
                 out.append(None if old is None else (old, "cold"))
         return out
-
-    @staticmethod
-    def _delete_cold(cold: ArchiveTier, addresses: Sequence[Address], time: int) -> list[Record | None]:
-        ops: list[Op] = []
-        for at in addresses:
-            ops += [Get(*at, time), Delete(*at)]
-        try:
-            found: list[Record | None] = cold.batch(ops)[::2]
-            return found
-        except UNREADABLE:
-            gone = cold.batch([Delete(*at) for at in addresses])
-            return [Record(*at, b"") if there else None for at, there in zip(addresses, gone, strict=True)]
 
     # -- moving, alone -------------------------------------------------------------------------------------------------
 

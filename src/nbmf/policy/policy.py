@@ -95,12 +95,15 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The cold tier. `block_bytes`: raw bytes coded together, which a read of one record decodes at most.
+    """The cold tier. `block_bytes`: raw bytes coded together; `primer_bytes`: those of an archive's first block.
 
+    The others are coded after the first one, unless `primer_bytes` is 0. A read of one record decodes both at most, or
+    the first and a record that is larger than a block.
     `dead_percent`: an archive is written anew when at least so many of 100 records in it are deleted or superseded.
     """
 
-    block_bytes: int = 40 << 10
+    block_bytes: int = 24 << 10
+    primer_bytes: int = 16 << 10
     dead_percent: float = 30
 
 
@@ -405,7 +408,11 @@ TABLES: Final[dict[str, dict[str, Kind]]] = {
         "salt": Kind(_read_text, _text_toml),
     },
     "cache": {"bytes": _size()},
-    "archive": {"block_bytes": _size(BLOCK_LEAST, BLOCK_MOST), "dead_percent": _PERCENT},
+    "archive": {
+        "block_bytes": _size(BLOCK_LEAST, BLOCK_MOST),
+        "primer_bytes": _size(0, BLOCK_MOST),
+        "dead_percent": _PERCENT,
+    },
 }
 _TOP: Final = ("default", "class", "tenant", *TABLES)
 

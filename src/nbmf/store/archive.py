@@ -3,60 +3,38 @@
     header(8)  block ...  index  trailer(68)
 
 docs/spec/archive.md is the specification. What is in a block is the business of a `GroupCoder`. An archive is written
-once, in memory, and read by range: the trailer and the index, and then one block for a record.
+once (archive_writer.py), and read by range: the trailer and the index, and then, for a record, its block and the first.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from nbmf.errors import CorruptRecord, FormatError, NbmfError, PolicyError
-from nbmf.store.address import Address, address, text, unflat
+from nbmf.store.address import Address, text, unflat
 from nbmf.store.base import Record
-from nbmf.store.columns import (
-    VALUE_MOST,
-    Reader,
-    put_keys,
-    put_number,
-    put_numbers,
-    put_packed,
-    put_sorted,
-    put_texts,
-)
+from nbmf.store.columns import Reader
 
 MAGIC: Final = b"NBMA"
 READ_VERSION: Final = 1  # a reader of an older one cannot read
 WRITE_VERSION: Final = 1  # a writer of an older one must not rewrite
 SEALED: Final = 1  # the one flag there is
 
-BLOCK_SIZE: Final = 16 << 10  # raw bytes a block has about, so that a neural one decodes in 30 ms
-BLOCK_RECORDS: Final = 512  # records a block has at most
-PACKED: Final = 4  # raw bytes for a byte of a neural blob, about
-SECTION_RECORDS: Final = 1024  # records of a section of the index at most ...
-SECTION_SIZE: Final = 4 << 20  # ... and bytes of their keys, metadata and codes, about
 RECORDS_MOST: Final = 65_536  # of an archive
-BLOBS_MOST: Final = 64 << 20  # bytes of blobs that a writer puts into one archive, about
-INDEX_MOST: Final = 32 << 20  # bytes of namespaces, keys, metadata and codes, likewise
-FIELD_MOST: Final = 16 << 20  # bytes of a record's metadata, and of its code
 PART_MOST: Final = 128 << 20  # bytes that a reader takes for the head of an index, or for a section
 
 CHECK_SIZE: Final = 16  # bytes of BLAKE2b: of the index
 BLOCK_CHECK_SIZE: Final = 8  # of a block, whose check stands in the checked index: 1 in 2**64 damages passes
 FIDELITIES: Final = ("lossless", "semantic")
 
-_HEADER: Final = struct.Struct("<4sBBH")  # magic, read version, write version, flags
-_TRAILER: Final = struct.Struct("<8s16sIQQ16s")  # header, id, records, index's offset and length, its check
-TRAILER_SIZE: Final = _TRAILER.size + BLOCK_CHECK_SIZE
-_THREADS: Final = min(os.cpu_count() or 1, 16)
+HEADER: Final = struct.Struct("<4sBBH")  # magic, read version, write version, flags
+TRAILER: Final = struct.Struct("<8s16sIQQ16s")  # header, id, records, index's offset and length, its check
+TRAILER_SIZE: Final = TRAILER.size + BLOCK_CHECK_SIZE
 
 
 class GroupCoder(Protocol):
@@ -64,11 +42,21 @@ class GroupCoder(Protocol):
 
     id: str  # content id (hex) of the model or pack that reads its blocks; "" for none
 
-    def encode(self, records: Sequence[tuple[str, bytes]]) -> bytes:
-        """One block of the (codec id, bare blob) of each record, in order."""
+    def encode(self, records: Sequence[tuple[str, bytes]], after: Sequence[tuple[str, bytes]] = (), /) -> bytes:
+        """One block of the (codec id, bare blob) of each record, in order.
 
-    def decode(self, block: bytes, count: int) -> list[bytes]:
-        """The records' blobs again, as bare blobs that need no model. Raises NbmfError."""
+        It may follow the records of `after`: then they are needed to read it. Whether they come as they were first
+        coded, or as `decode` gives them, with the codec id "", makes no difference.
+        """
+
+    def decode(self, block: bytes, count: int, after: Callable[[], Sequence[bytes]] = list, /) -> list[bytes]:
+        """The records' blobs again, as bare blobs that need no model. Raises NbmfError.
+
+        `after` gives those of the records that the block follows, and is asked only if it follows some.
+        """
+
+    def follows(self, block: bytes, /) -> bool:
+        """Whether a block follows other records."""
 
 
 class Seal(Protocol):
@@ -78,190 +66,6 @@ class Seal(Protocol):
 
     def unseal(self, data: bytes, context: bytes) -> bytes:
         """Raises NbmfError unless `data` was sealed with this key and context."""
-
-
-def raw_size(codec: str, blob: bytes) -> int:
-    """About how many raw bytes a bare blob holds."""
-    return len(blob) * (PACKED if codec else 1)
-
-
-# -- writing -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """An archive in memory, and what a list of archives tells of it. `index` is the length of index and trailer."""
-
-    id: str
-    data: bytes
-    index: int
-    count: int
-    first: bytes  # flat, as is the last
-    last: bytes
-    soonest: int | None
-    codes: int
-
-
-@dataclass(slots=True)
-class _Block:
-    blobs: list[tuple[str, bytes]]  # of records yet to be coded,
-    coded: bytes  # or a block of another archive
-    count: int
-    raw: int
-
-
-class Writer:
-    """Takes records in the order of their addresses, each once; `finish` codes them and gives the archive's bytes."""
-
-    def __init__(
-        self,
-        coder: GroupCoder,
-        seal: Seal | None = None,
-        block_size: int = BLOCK_SIZE,
-        size: Callable[[str, bytes], int] = raw_size,
-    ) -> None:
-        self._coder, self._seal = coder, seal
-        self._block_size, self._size = block_size, size
-        self._records: list[Record] = []
-        self._addresses: list[Address] = []
-        self._blocks: list[_Block] = []
-        self._blobs = self._index = 0
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    @property
-    def full(self) -> bool:
-        """Whether what comes next belongs into another archive."""
-        most = (RECORDS_MOST - BLOCK_RECORDS, BLOBS_MOST, INDEX_MOST)
-        return any(a >= b for a, b in zip((len(self._records), self._blobs, self._index), most, strict=True))
-
-    def add(self, record: Record) -> None:
-        """Raises PolicyError for a record that no index can hold."""
-        self._note(record)
-        raw = self._size(record.codec, record.blob)
-        block = self._blocks[-1] if self._blocks else None
-        if block is None or block.coded or block.raw + raw > self._block_size or block.count >= BLOCK_RECORDS:
-            block = _Block([], b"", 0, 0)
-            self._blocks.append(block)
-        block.blobs.append((record.codec, record.blob))
-        block.count += 1
-        block.raw += raw
-        self._blobs += len(record.blob)
-
-    def copy(self, records: Sequence[Record], coded: bytes, raw: int) -> None:
-        """Takes a whole block of another archive of the same coder; the records' blobs are not looked at."""
-        for record in records:
-            self._note(record)
-        self._blocks.append(_Block([], coded, len(records), raw))
-        self._blobs += len(coded)
-
-    def finish(self) -> Built:
-        """Raises what the coder raises; then there is no archive."""
-        id = secrets.token_bytes(16)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            coded = list(pool.map(lambda block: block.coded or self._coder.encode(block.blobs), self._blocks))
-        stored = [self._sealed(block, block_context(id, number)) for number, block in enumerate(coded)]
-        checks = [block_check(id, number, block) for number, block in enumerate(stored)]
-        index = self._sealed(self._build_index([len(block) for block in stored], checks), index_context(id))
-        header = _HEADER.pack(MAGIC, READ_VERSION, WRITE_VERSION, SEALED if self._seal else 0)
-        start = len(header) + sum(map(len, stored))
-        trailer = _TRAILER.pack(header, id, len(self._records), start, len(index), check(index))
-        trailer += check(trailer, BLOCK_CHECK_SIZE)
-        return Built(
-            id=id.hex(),
-            data=b"".join([header, *stored, index, trailer]),
-            index=len(index) + len(trailer),
-            count=len(self._records),
-            first=self._addresses[0].namespace,
-            last=self._addresses[-1].namespace,
-            soonest=min((record.expires for record in self._records if record.expires is not None), default=None),
-            codes=sum(1 for record in self._records if record.code),
-        )
-
-    def _note(self, record: Record) -> None:
-        at = address(record.namespace, record.key)
-        if self._addresses and at <= self._addresses[-1]:
-            raise ValueError("records of an archive come in the order of their addresses")
-        numbers = (record.created, record.updated, record.expires or 0, record.ttl or 0)
-        if any(abs(n) >= VALUE_MOST >> 3 for n in numbers):
-            raise PolicyError(f"a time of record {record.key!r} is out of range"[:200])
-        if max(len(record.meta), len(record.code)) > FIELD_MOST:
-            raise PolicyError(f"metadata and code of a record have at most {FIELD_MOST} bytes each")
-        if record.fidelity not in FIDELITIES:
-            raise PolicyError(f"fidelity {record.fidelity!r} is neither lossless nor semantic")
-        self._records.append(record)
-        self._addresses.append(at)
-        self._index += len(at.namespace) + _index_size(record, at)
-
-    def _sealed(self, data: bytes, context: bytes) -> bytes:
-        return self._seal.seal(data, context) if self._seal else data
-
-    def _build_index(self, lengths: list[int], checks: list[bytes]) -> bytes:
-        classes: dict[tuple[str, str], int] = {}
-        kinds = [classes.setdefault((r.cls, r.fidelity), len(classes)) for r in self._records]
-        spaces: dict[bytes, int] = {}
-        for at in self._addresses:
-            spaces[at.namespace] = spaces.get(at.namespace, 0) + 1
-        starts = self._sections()
-        ranges = list(zip(starts, [*starts[1:], len(self._records)], strict=True))
-        sections = [_section(self._records[a:b], self._addresses[a:b], kinds[a:b]) for a, b in ranges]
-        head = bytearray()
-        put_texts(head, [self._coder.id.encode()])
-        put_number(head, len(classes))
-        put_texts(head, [bytes([FIDELITIES.index(fidelity)]) + cls.encode() for cls, fidelity in classes])
-        put_number(head, len(spaces))
-        put_sorted(head, list(spaces))
-        put_numbers(head, list(spaces.values()))
-        put_number(head, len(self._blocks))
-        put_numbers(head, lengths)
-        put_numbers(head, [block.count for block in self._blocks])
-        put_numbers(head, [block.raw for block in self._blocks])
-        put_packed(head, b"".join(checks))
-        put_number(head, len(sections))
-        put_numbers(head, [b - a for a, b in ranges])
-        put_numbers(head, [len(section) for section in sections])
-        put_keys(head, [self._addresses[a].key for a in starts])
-        out = bytearray()
-        put_number(out, len(head))
-        return bytes(out + head) + b"".join(sections)
-
-    def _sections(self) -> list[int]:
-        """The first record of each section."""
-        starts: list[int] = []
-        size = 0
-        for i, (record, at) in enumerate(zip(self._records, self._addresses, strict=True)):
-            if not starts or i - starts[-1] >= SECTION_RECORDS or size >= SECTION_SIZE:
-                starts.append(i)
-                size = 0
-            size += _index_size(record, at)
-        return starts
-
-
-def _index_size(record: Record, at: Address) -> int:
-    return len(at.key) + len(record.meta) + len(record.code)
-
-
-def _section(records: Sequence[Record], addresses: Sequence[Address], kinds: Sequence[int]) -> bytes:
-    out = bytearray()
-    put_keys(out, [at.key for at in addresses])
-    put_numbers(out, kinds)
-    put_numbers(out, [r.created for r in records])
-    put_numbers(out, [r.updated - r.created for r in records])
-    put_numbers(out, [0 if r.ttl is None else _signed(r.ttl) + 1 for r in records])
-    put_numbers(out, [0 if r.expires is None else _signed(r.expires - r.updated - (r.ttl or 0)) + 1 for r in records])
-    put_texts(out, [r.meta for r in records])
-    put_texts(out, [r.code for r in records])
-    return bytes(out)
-
-
-def _signed(n: int) -> int:
-    """0, -1, 1, -2 ... as 0, 1, 2, 3 ..."""
-    return n << 1 if n >= 0 else (-n << 1) - 1
-
-
-def _unsigned(n: int) -> int:
-    return -(n + 1 >> 1) if n & 1 else n >> 1
 
 
 def check(data: bytes, size: int = CHECK_SIZE) -> bytes:
@@ -279,9 +83,6 @@ def block_context(id: bytes, number: int) -> bytes:
 
 def index_context(id: bytes) -> bytes:
     return b"nbmf archive %s index" % id.hex().encode()
-
-
-# -- reading -----------------------------------------------------------------------------------------------------------
 
 
 class Keys:
@@ -320,6 +121,11 @@ class Fields:
             raise CorruptRecord("bytes after a section")
 
 
+def _unsigned(n: int) -> int:
+    """0, 1, 2, 3 ... as 0, -1, 1, -2 ..."""
+    return -(n + 1 >> 1) if n & 1 else n >> 1
+
+
 Part = TypeVar("Part", Keys, Fields)
 
 
@@ -354,15 +160,15 @@ class Archive:
         Raises FormatError, CorruptRecord, or what the seal raises.
         """
         trailer = tail[-TRAILER_SIZE:]
-        if len(trailer) < TRAILER_SIZE or size < TRAILER_SIZE + _HEADER.size:
+        if len(trailer) < TRAILER_SIZE or size < TRAILER_SIZE + HEADER.size:
             raise FormatError(f"an archive of {size} bytes is cut short")
-        header, self.id, self.count, start, length, index_check = _TRAILER.unpack(trailer[: _TRAILER.size])
-        magic, read_version, self.write_version, flags = _HEADER.unpack(header)
+        header, self.id, self.count, start, length, index_check = TRAILER.unpack(trailer[: TRAILER.size])
+        magic, read_version, self.write_version, flags = HEADER.unpack(header)
         if magic != MAGIC:
             raise FormatError("not an archive, or its end is missing")
         if read_version != READ_VERSION:
             raise FormatError(f"an archive of read version {read_version}, not {READ_VERSION}")
-        if check(trailer[: _TRAILER.size], BLOCK_CHECK_SIZE) != trailer[_TRAILER.size :]:
+        if check(trailer[: TRAILER.size], BLOCK_CHECK_SIZE) != trailer[TRAILER.size :]:
             raise CorruptRecord("the trailer's check is wrong")
         if flags & ~SEALED:
             raise FormatError(f"flags {flags:#06x} have reserved bits set")
@@ -370,7 +176,7 @@ class Archive:
             raise PolicyError(
                 "the archive is sealed, and no key was given" if not seal else "the archive is not sealed"
             )
-        if start + length + TRAILER_SIZE != size or start < _HEADER.size or self.count > RECORDS_MOST:
+        if start + length + TRAILER_SIZE != size or start < HEADER.size or self.count > RECORDS_MOST:
             raise CorruptRecord("the trailer's lengths are not those of the file")
         if len(tail) < length + TRAILER_SIZE:
             raise CorruptRecord(f"the index has {length} bytes, of which {len(tail) - TRAILER_SIZE} were given")
@@ -402,7 +208,7 @@ class Archive:
         self._section_keys = reader.keys(sections)
         if min([1, *counts, *lengths, *records, *self._section_counts, *section_sizes]) < 1 or min([0, *raws]) < 0:
             raise CorruptRecord("the index counts fewer than there can be")
-        starts = list(accumulate(lengths, initial=_HEADER.size))
+        starts = list(accumulate(lengths, initial=HEADER.size))
         firsts = list(accumulate(records, initial=0))
         self._firsts = firsts[:-1]
         self.blocks = [Block(*fields) for fields in zip(starts[:-1], lengths, self._firsts, records, raws, strict=True)]
@@ -556,7 +362,7 @@ class Archive:
 
     def verify(self, data: bytes) -> Iterator[str]:
         """What is wrong with the whole file, of which this is the index. Every byte is under a check."""
-        if data[: _HEADER.size] != self.header:
+        if data[: HEADER.size] != self.header:
             yield "the header is not that of the trailer"
         for number, block in enumerate(self.blocks):
             try:
@@ -581,4 +387,4 @@ def _class(raw: bytes) -> tuple[str, str]:
     return text(raw[1:]), FIDELITIES[raw[0]]
 
 
-__all__ = ["Archive", "Built", "GroupCoder", "Seal", "Writer", "raw_size"]
+__all__ = ["Archive", "GroupCoder", "Seal"]

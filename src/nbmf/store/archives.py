@@ -16,25 +16,16 @@ import heapq
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from nbmf.errors import CorruptRecord, NbmfError, PolicyError, StoreError, UnknownModel
 from nbmf.store.address import Address, address
-from nbmf.store.archive import (
-    BLOCK_SIZE,
-    RECORDS_MOST,
-    WRITE_VERSION,
-    Archive,
-    Built,
-    GroupCoder,
-    Seal,
-    Writer,
-    raw_size,
-)
+from nbmf.store.archive import RECORDS_MOST, WRITE_VERSION, Archive, GroupCoder, Seal
+from nbmf.store.archive_writer import BLOCK_SIZE, PRIMER_SIZE, Built, Writer, raw_size
 from nbmf.store.base import Delete, Expire, Fault, Forget, Get, Namespace, Op, Put, Record, Tier
 from nbmf.store.manifest import FOLDER, NAME, Listed, Manifest, Told, unpack
 from nbmf.store.objects import ObjectMissing, Objects
@@ -43,6 +34,7 @@ from nbmf.store.shelf import CACHE_SIZE, Shelf, naming
 
 MERGE_RECORDS: Final = 4096  # an archive of fewer is merged with others of its group
 MERGE_MOST: Final = 4 * RECORDS_MOST  # records that one merge takes, about
+AHEAD: Final = 1 << 20  # raw bytes that are decoded at once in rewriting, about
 TRIES: Final = 64  # swaps that are tried against other writers
 WAIT: Final = 0.01  # seconds at most after the first lost swap; it grows with each
 
@@ -57,8 +49,9 @@ class ArchiveTier(Tier):
 
     `coder` writes blocks; with `coder_of`, the group's own does. `coder_by_id` finds who reads the blocks of an id
     (raising UnknownModel), `coder` alone if it is not given. `seal_of` gives a group's key, or None; that of the group
-    "" seals the manifest. `group` tells the group of a namespace. `block_size` is in raw bytes, and `size` tells about
-    how many a (codec id, bare blob) holds. Raises StoreError, FormatError, CorruptRecord.
+    "" seals the manifest. `group` tells the group of a namespace. `block_size` is in raw bytes, as is `primer_size`: of
+    an archive's first block, which the others are coded after (0: they are not). `size` tells about how many a (codec
+    id, bare blob) holds. Raises StoreError, FormatError, CorruptRecord.
     """
 
     def __init__(
@@ -71,6 +64,7 @@ class ArchiveTier(Tier):
         seal_of: Callable[[str], Seal | None] = lambda group: None,
         group: Callable[[Namespace], str] = tenant,
         block_size: int = BLOCK_SIZE,
+        primer_size: int = PRIMER_SIZE,
         size: Callable[[str, bytes], int] = raw_size,
         cache_size: int = CACHE_SIZE,
     ) -> None:
@@ -79,7 +73,7 @@ class ArchiveTier(Tier):
         self._coder_of = coder_of or (lambda group: coder)
         self._seal_of = seal_of
         self._group = group
-        self._block_size, self._size = block_size, size
+        self._block_size, self._primer_size, self._size = block_size, primer_size, size
         self._shelf = Shelf(objects, coder_by_id or self._own_coder, seal_of, cache_size)
         self._known = "", Manifest()  # the manifest's tag, and what it says
         self._lock = threading.Lock()  # of _known
@@ -264,8 +258,11 @@ class ArchiveTier(Tier):
 
     def _room(self, writers: list[Writer], group: str) -> Writer:
         if not writers or writers[-1].full:
-            writers.append(Writer(self._coder_of(group), self._seal_of(group), self._block_size, self._size))
+            writers.append(self._writer(group))
         return writers[-1]
+
+    def _writer(self, group: str) -> Writer:
+        return Writer(self._coder_of(group), self._seal_of(group), self._block_size, self._size, self._primer_size)
 
     # -- rewriting -----------------------------------------------------------------------------------------------------
 
@@ -305,37 +302,44 @@ class ArchiveTier(Tier):
         return False
 
     def _rebuild(self, group: str, sources: Sequence[Listed]) -> list[Built]:
-        """New archives of the live records of some. Blocks in which all live, and that are not small, are copied."""
-        coder = self._coder_of(group)
-        archives = [self._shelf.open(listed) for listed in sources if len(listed.dead) < listed.count]
-        sources = [listed for listed in sources if len(listed.dead) < listed.count]
-        for listed, archive in zip(sources, archives, strict=True):
-            if archive.write_version != WRITE_VERSION:
-                raise PolicyError(f"archive {listed.id} was written by a later version: it can only be read")
-        data = [self._objects.get(listed.name) for listed in sources]
-        order = list(heapq.merge(*(_live(i, *of) for i, of in enumerate(zip(sources, archives, strict=True)))))
+        """New archives of the live records of some. Blocks are copied where a writer takes them, else coded anew."""
+        olds = [_Old(self._shelf, listed) for listed in sources if len(listed.dead) < listed.count]
+        order = heapq.merge(*(_live(i, old.listed, old.archive) for i, old in enumerate(olds)))
+        # What lives of a block, or of a part of it where records of another archive stand between.
+        parts = [
+            _Part(olds[source], block, [number for *_, number in part])
+            for (source, block), part in groupby(order, lambda of: (of[1], olds[of[1]].archive.block_of(of[2])))
+        ]
         writers: list[Writer] = []
-        at = 0
-        while at < len(order):
-            source, number = order[at][1:]
-            listed, archive = sources[source], archives[source]
-            block_number = archive.block_of(number)
-            block = archive.blocks[block_number]
-            stored = data[source][block.start : block.start + block.length]
-            last = order[min(at + block.records, len(order)) - 1]
-            whole = number == block.first and last[1:] == (source, block.first + block.records - 1)
-            if whole and archive.coder == coder.id and 2 * block.raw >= self._block_size:
-                numbers = range(number, number + block.records)
-                with naming(listed):
-                    coded = archive.open_block(block_number, stored)
-                records = [_renewed(listed, archive, n, b"") for n in numbers]
-                self._room(writers, group).copy(records, coded, block.raw)
-                at += block.records
-            else:
-                blob = self._shelf.blobs(listed, archive, [number])[number]
-                self._room(writers, group).add(_renewed(listed, archive, number, blob))
-                at += 1
+        ready: dict[tuple[str, int], bytes] = {}
+        decoded = 0  # parts whose blobs are, or were, in `ready`
+        for i, part in enumerate(parts):
+            writer = self._room(writers, group)
+            if len(writer) >= MERGE_RECORDS <= part.old.live and part.block == 0:
+                fresh = self._writer(group)
+                if part.fits(fresh):  # as will what follows that block, and only there
+                    writers.append(writer := fresh)
+            if part.fits(writer):
+                blobs = self._blobs([part]) if len(writer) == 0 else None
+                writer.copy(part.records(blobs), part.old.coded(part.block), part.raw)
+                continue
+            if i >= decoded:
+                ahead = _ahead(parts, i, writer)
+                ready, decoded = self._blobs(ahead), i + len(ahead)
+            for record in part.records(ready):
+                writer.add(record)
         return [writer.finish() for writer in writers]
+
+    def _blobs(self, parts: Sequence[_Part]) -> dict[tuple[str, int], bytes]:
+        """The blobs of records by archive and number."""
+        wanted: dict[str, tuple[_Old, list[int]]] = {}
+        for part in parts:
+            wanted.setdefault(part.old.listed.id, (part.old, []))[1].extend(part.numbers)
+        return {
+            (id, number): blob
+            for id, (old, numbers) in wanted.items()
+            for number, blob in self._shelf.blobs(old.listed, old.archive, numbers, old.data).items()
+        }
 
     def _sweep(self) -> None:
         """Deletes what no manifest lists."""
@@ -364,7 +368,10 @@ class ArchiveTier(Tier):
         if not faults and (archive.namespaces[0], archive.namespaces[-1]) != (listed.first, listed.last):
             faults.append("its namespaces are not those that the manifest says")
         yield from faults
-        self._shelf.coder_by_id(archive.coder)
+        coder = self._shelf.coder_by_id(archive.coder)
+        first = archive.blocks[0]
+        if not faults and coder.follows(archive.open_block(0, data[first.start : first.start + first.length])):
+            yield "block 0: it is the first, and follows another"
 
     def _check_once(self, listed: Sequence[Listed]) -> Iterator[Fault]:
         """No address may be live in two archives."""
@@ -419,6 +426,63 @@ class _Written:
         return done
 
 
+class _Old:
+    """An archive that is rewritten, whole in memory. Raises PolicyError if it may only be read."""
+
+    def __init__(self, shelf: Shelf, listed: Listed) -> None:
+        self.listed, self.archive = listed, shelf.open(listed)
+        if self.archive.write_version != WRITE_VERSION:
+            raise PolicyError(f"archive {listed.id} was written by a later version: it can only be read")
+        self.data = shelf.objects.get(listed.name)
+
+    @property
+    def live(self) -> int:
+        return self.listed.count - len(self.listed.dead)
+
+    def coded(self, block: int) -> bytes:
+        """What the coder wrote as a block."""
+        at = self.archive.blocks[block]
+        with naming(self.listed):
+            return self.archive.open_block(block, self.data[at.start : at.start + at.length])
+
+
+class _Part(NamedTuple):
+    """Live records of a block between which no other's stand: all of it, or some."""
+
+    old: _Old
+    block: int
+    numbers: list[int]
+
+    @property
+    def raw(self) -> int:
+        """Raw bytes, about."""
+        block = self.old.archive.blocks[self.block]
+        return block.raw * len(self.numbers) // block.records
+
+    def fits(self, writer: Writer) -> bool:
+        """Whether it is a whole block that may be copied as the writer's next."""
+        old = self.old
+        return len(self.numbers) == old.archive.blocks[self.block].records and writer.takes(
+            old.archive, self.block, old.coded(self.block), lambda: old.coded(0)
+        )
+
+    def records(self, blobs: Mapping[tuple[str, int], bytes] | None) -> Iterator[Record]:
+        """The records, with these blobs or with none."""
+        listed = self.old.listed
+        for number in self.numbers:
+            record = self.old.archive.record(number, b"" if blobs is None else blobs[listed.id, number])
+            yield replace(record, expires=listed.renewed.get(number, record.expires))
+
+
+def _ahead(parts: Sequence[_Part], start: int, writer: Writer) -> Sequence[_Part]:
+    """The part at `start` and those after it, up to one that may be copied, or to AHEAD raw bytes."""
+    end, raw = start + 1, parts[start].raw
+    while end < len(parts) and raw < AHEAD and parts[end].block > 0 and not parts[end].fits(writer):
+        raw += parts[end].raw
+        end += 1
+    return parts[start:end]
+
+
 def _check_writable(manifest: Manifest) -> None:
     if not manifest.writable:
         raise PolicyError("the manifest was written by a later version: the cold tier can only be read")
@@ -443,11 +507,6 @@ def _live(source: int, listed: Listed, archive: Archive) -> Iterator[tuple[Addre
     for namespace, key, number in archive.addresses(0, archive.count):
         if number not in listed.dead:
             yield Address(namespace, key), source, number
-
-
-def _renewed(listed: Listed, archive: Archive, number: int, blob: bytes) -> Record:
-    record = archive.record(number, blob)
-    return replace(record, expires=listed.renewed[number]) if number in listed.renewed else record
 
 
 __all__ = ["ArchiveTier", "tenant"]

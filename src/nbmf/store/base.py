@@ -51,12 +51,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """-> Record | None. With `renew`, a record that has a ttl then expires at `now + ttl`."""
+    """-> Record | None. With `renew`, a record that has a ttl then expires at `now + ttl`.
+
+    With `blob` False the blob may be b"": a tier in which it costs something does not read it.
+    """
 
     namespace: Namespace
     key: str
     now: int
     renew: bool = False
+    blob: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,8 @@ class Pending:
 
     def apply(self, op: Op) -> Any:
         match op:
-            case Get(namespace, key, now, renew):
-                return self._get(namespace, key, now, renew)
+            case Get(namespace, key, now, renew, blob):
+                return self._get(namespace, key, now, renew, blob)
             case Put(record, expected):
                 return self._put(record, expected)
             case Delete(namespace, key, expected):
@@ -142,11 +142,11 @@ class Pending:
             out.append(record if record.expires == expires else replace(record, expires=expires))
         return out
 
-    def _get(self, namespace: Namespace, key: str, now: int, renew: bool) -> Record | None:
+    def _get(self, namespace: Namespace, key: str, now: int, renew: bool, blob: bool) -> Record | None:
         found = self._find(namespace, key)
         if found is None or self._ends(found, now):
             return None
-        record = self._load([found])[0]
+        record = self._load([found], blob)[0]
         if not renew or record.ttl is None or record.expires == now + record.ttl:
             return record
         expires = now + record.ttl

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -107,8 +107,13 @@ class Shelf:
         part = make()
         return self._cache.keep((id, kind.__name__, section), part, part.cost)
 
-    def blobs(self, listed: Listed, archive: Archive, numbers: Sequence[int]) -> dict[int, bytes]:
-        """The blobs of records of one archive. Each block is read and decoded once, neighbours in one read."""
+    def blobs(
+        self, listed: Listed, archive: Archive, numbers: Iterable[int], whole: bytes | None = None
+    ) -> dict[int, bytes]:
+        """The blobs of records of one archive. Each block is read and decoded once, neighbours in one read.
+
+        `whole` is the archive's object, where that is at hand: then nothing is read.
+        """
         blocks = {number: archive.block_of(number) for number in numbers}
         decoded = {block: self._cache.find((listed.id, "block", block)) for block in set(blocks.values())}
         missing = sorted(block for block, found in decoded.items() if found is None)
@@ -120,23 +125,29 @@ class Shelf:
             else:
                 runs.append([block])
         for run in runs:
-            start, last = archive.blocks[run[0]].start, archive.blocks[run[-1]]
-            data = self.objects.get(listed.name, start, last.start + last.length - start)
-            parts = [data[at.start - start : at.start - start + at.length] for at in (archive.blocks[i] for i in run)]
-            decoded.update(zip(run, self.decode(listed, archive, run, parts), strict=True))
+            decoded.update(zip(run, self._decode(listed, archive, run, whole), strict=True))
         return {number: decoded[block][number - archive.blocks[block].first] for number, block in blocks.items()}
 
-    def decode(
-        self, listed: Listed, archive: Archive, blocks: Sequence[int], stored: Sequence[bytes]
-    ) -> list[list[bytes]]:
-        """The blobs of the records of each block, from the blocks' stored bytes."""
+    def _decode(self, listed: Listed, archive: Archive, run: Sequence[int], whole: bytes | None) -> list[list[bytes]]:
+        """The blobs of the records of each of some blocks that stand one after the other, in one read."""
         coder = self.coder_by_id(archive.coder)
+        start, last = archive.blocks[run[0]].start, archive.blocks[run[-1]]
+        end = last.start + last.length
+        data = self.objects.get(listed.name, start, end - start) if whole is None else whole[start:end]
+        stored = [data[at.start - start : at.start - start + at.length] for at in (archive.blocks[i] for i in run)]
+        with naming(listed):
+            coded = list(map(archive.open_block, run, stored))
+        first: list[bytes] = []
+        if run[0] > 0 and any(map(coder.follows, coded)):
+            key = listed.id, "block", 0
+            first = self._cache.find(key) or self._decode(listed, archive, [0], whole)[0]
 
-        def one(block: int, data: bytes) -> list[bytes]:
+        def one(block: int, coded: bytes) -> list[bytes]:
             count = archive.blocks[block].records
-            coded = archive.open_block(block, data)
             try:
-                blobs = coder.decode(coded, count)
+                if block == 0 and coder.follows(coded):
+                    raise CorruptRecord("it is the first, and follows another")
+                blobs = coder.decode(coded, count, lambda: first)
             except (CorruptRecord, FormatError) as error:
                 raise CorruptRecord(f"block {block}: {error}") from None
             if len(blobs) != count:
@@ -144,10 +155,15 @@ class Shelf:
             return self._cache.keep((listed.id, "block", block), blobs, sum(map(len, blobs)) + 60 * count)
 
         with naming(listed):
-            if len(blocks) == 1:
-                return [one(blocks[0], stored[0])]
+            if run[0] == 0:
+                first = one(0, coded[0])
+                run, coded, done = run[1:], coded[1:], [first]
+            else:
+                done = []
+            if len(run) < 2:
+                return [*done, *map(one, run, coded)]
             with ThreadPoolExecutor(_THREADS) as pool:
-                return list(pool.map(one, blocks, stored))
+                return [*done, *pool.map(one, run, coded)]
 
 
 __all__ = ["CACHE_SIZE", "Cache", "Shelf", "naming"]

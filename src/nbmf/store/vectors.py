@@ -432,7 +432,7 @@ class CodeIndex:
             for at in range(0, len(addresses), FOLLOWED):
                 part = addresses[at : at + FOLLOWED]
                 # At time 0 nothing has expired: those that have are the caller's to leave out.
-                records = tier.batch([Get(namespace, key, 0) for namespace, key in part])
+                records = tier.batch([Get(namespace, key, 0, blob=False) for namespace, key in part])
                 gone = [address for address, record in zip(part, records, strict=True) if not record or not record.code]
                 for namespace, key in gone:
                     self.remove(namespace, key)

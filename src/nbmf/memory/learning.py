@@ -1,0 +1,190 @@
+"""Packs learned from a tenant's own records, and forgetting, which takes them along.
+
+A record coded with a pack is read with that pack alone. So a pack is dropped in this order: no new record is coded with
+it; those that stay are coded anew; then it goes. A kill in between leaves every record readable, and the pack to the
+next `forget` or `compact`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from nbmf.codec.adapt import learn
+from nbmf.errors import DataError, NbmfError, PolicyError, StoreError
+from nbmf.memory.encoding import Pair
+from nbmf.memory.items import now
+from nbmf.memory.tiers import UNREADABLE
+from nbmf.policy.router import NEURAL, ZSTD, Route, route, tenant_of
+from nbmf.store.base import Namespace, Record, check_address, within
+
+if TYPE_CHECKING:
+    from nbmf.memory.memory import Memory
+
+BATCH: Final = 1024  # records that are moved or coded at once, at most,
+BATCH_BYTES: Final = 8 << 20  # and bytes of their blobs, about
+LEARN_MOST: Final = 100_000  # records that a pack is learned from
+LEARN_BYTES: Final = 256 << 20  # raw bytes that are read for it
+ADAPT_LEAST: Final = 50  # records that a pack is learned from at least
+TRIES: Final = 20  # passes over records that others change meanwhile
+
+Tick = Callable[..., None]
+
+
+def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Records a few at a time."""
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += len(record.blob)
+        if len(batch) >= BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def adapt(memory: Memory, tenant: str, size: int, tick: Tick) -> dict[str, Any]:
+    """See Memory.adapt. Raises DataError (too few records), PolicyError, StoreError."""
+    check_address((tenant,))
+    packs = memory.codecs.packs
+    if packs is None:
+        raise PolicyError("a PostgreSQL store keeps no packs: learn one with nbmf.adapt, and name it in the policy")
+    before = packs.forgotten()
+    pairs = []
+    read = 0
+    live = itertools.islice((record for record, _ in memory.live((tenant,), now())), LEARN_MOST)
+    for batch in batches(live):
+        fresh = memory.codecs.decode_many([(record.codec, record.blob) for record in batch])
+        pairs += fresh
+        read += sum(len(raw) for _, raw in fresh)
+        tick("reading", len(pairs), None)
+        if read >= LEARN_BYTES:
+            break
+    if len(pairs) < ADAPT_LEAST:
+        raise DataError(f"{len(pairs)} records are too few to learn from: {ADAPT_LEAST} is the least")
+    data, card = learn(pairs, memory.codecs.of_domain("").model.buffer, size=size, tick=tick)
+    with memory.tiers.gate.alone():
+        if packs.forgotten() != before:
+            raise PolicyError("something was forgotten while the pack was learned, which may hold it: adapt again")
+        pack = packs.learned(tenant, data)
+    return {**card, "id": pack.id.hex(), "bytes": len(data)}
+
+
+def forget(memory: Memory, prefix: Namespace) -> int:
+    """See Memory.forget; how many records there were."""
+    packs, gate = memory.codecs.packs, memory.tiers.gate
+    tenant = tenant_of(prefix)
+    learned: list[str] = []
+    while True:
+        if packs is not None and prefix and (learned := packs.of(tenant)):
+            with gate.alone():
+                packs.retire(tenant)
+            _recode(memory, tenant, learned, skip=prefix)
+        with gate.alone():
+            if packs is not None:
+                if prefix and (packs.current(tenant) or not set(packs.of(tenant)) <= set(learned)):
+                    continue  # another one was learned meanwhile
+                packs.forgetting()
+            count = memory.tiers.forget(prefix)
+            if packs is not None and not prefix:
+                learned = packs.drop_others(())
+            elif learned and packs is not None:
+                packs.drop(tenant)
+            _shred_hashes(memory, prefix)
+        memory.codecs.dropped(learned)
+        return count
+
+
+def _shred_hashes(memory: Memory, prefix: Namespace) -> None:
+    """Without encryption, the ledger has keys of its own, that make a tenant's hashes tell nothing when they go."""
+    keys = memory.parts.ledger_keys
+    if keys is None or len(prefix) > 1:
+        return
+    for entry in keys.entries() if not prefix else filter(None, [keys.find(prefix[0])]):
+        if (gone := keys.shred(entry)) is not None:
+            keys.drop(gone)
+
+
+def _recode(memory: Memory, tenant: str, codecs: Collection[str], skip: Namespace) -> None:
+    """Codes a tenant's warm records that use one of these codecs with the model alone.
+
+    Those within `skip` are about to go, and those that cannot be decoded are lost either way. Raises StoreError.
+    """
+    for _ in range(TRIES):
+        left = 0
+        affected = (
+            record
+            for record in memory.warm.scan((tenant,))
+            if record.codec in codecs and not within(record.namespace, skip)
+        )
+        for batch in batches(affected):
+            found = decoded(memory, batch)
+            moves = coded(memory, found, [_model_alone(memory, record, pair) for record, pair in found])
+            left += len(found) - memory.tiers.recode(moves)
+        if not left:
+            return
+    raise StoreError(f"{left} records changed again and again while they were to be coded without their pack")
+
+
+def without_packs(memory: Memory, records: Sequence[Record]) -> list[Record]:
+    """Records that are yet to be stored, coded with the model alone. Raises NbmfError for one that does not decode."""
+    pairs = memory.codecs.decode_many([(record.codec, record.blob) for record in records])
+    routes = [_model_alone(memory, record, pair) for record, pair in zip(records, pairs, strict=True)]
+    new = memory.codecs.encode_many(routes, pairs)
+    return [replace(record, blob=one.blob, codec=one.codec) for record, one in zip(records, new, strict=True)]
+
+
+def _model_alone(memory: Memory, record: Record, pair: Pair) -> Route:
+    """How a record is coded with no pack: every store has the model."""
+    size = len(pair[1])
+    chosen = route(memory.policy, record.namespace, record.cls, record.key, size, now(), record.updated, tier="warm")
+    small = size <= memory.policy.rules(tenant_of(record.namespace), record.cls).neural_max
+    return replace(chosen, encoder=NEURAL if small else ZSTD, domain="", shadow=False)
+
+
+def decoded(memory: Memory, records: Sequence[Record]) -> list[tuple[Record, Pair]]:
+    """Records with their values; those that cannot be decoded are left out. Raises StoreError."""
+    try:
+        pairs = memory.codecs.decode_many([(record.codec, record.blob) for record in records])
+        return list(zip(records, pairs, strict=True))
+    except UNREADABLE:
+        if len(records) == 1:
+            return []
+    return [one for record in records for one in decoded(memory, [record])]
+
+
+def coded(memory: Memory, found: Sequence[tuple[Record, Pair]], routes: Sequence[Route]) -> list[tuple[Record, Record]]:
+    """Records as they are, and coded as their routes say, verified; those that the policy refuses are left out."""
+    try:
+        blobs = memory.codecs.encode_many(routes, [pair for _, pair in found])
+    except NbmfError:
+        if len(found) == 1:
+            return []
+        singly = (coded(memory, [one], [way]) for one, way in zip(found, routes, strict=True))
+        return list(itertools.chain.from_iterable(singly))
+    return [(old, replace(old, blob=new.blob, codec=new.codec)) for (old, _), new in zip(found, blobs, strict=True)]
+
+
+def drop_unused_packs(memory: Memory) -> None:
+    """Deletes packs that no record uses: all of a tenant but the current one, and all of tenants without records."""
+    packs = memory.codecs.packs
+    if packs is None or not any(packs.files()):
+        return
+    tenants = {tenant_of(namespace) for namespace in memory.tiers.namespaces((), 0)}
+    for tenant in tenants:
+        older = set(packs.of(tenant)) - {packs.current(tenant)}
+        if not older or any(record.codec in older for record in memory.warm.scan((tenant,))):
+            continue
+        with memory.tiers.gate.alone():  # nobody codes with them: they are not current
+            if older.isdisjoint({packs.current(tenant)}):
+                packs.drop(tenant, keep=packs.current(tenant))
+        memory.codecs.dropped(older)
+    with memory.tiers.gate.alone():
+        memory.codecs.dropped(packs.drop_others({tenant_of(at) for at in memory.tiers.namespaces((), 0)}))
+
+
+__all__ = ["adapt", "batches", "coded", "decoded", "drop_unused_packs", "forget", "without_packs"]
