@@ -167,13 +167,13 @@ def test_an_update_saves_from_expiring(store: dict[str, Any], monkeypatch: Any) 
 
 
 def left_behind(memory: Memory, key: str, value: Any) -> None:
-    """Puts a copy into the cold tier as a demotion does before it takes the record out of the warm one."""
+    """Puts a copy into the cold tier, one that never expires, as if an earlier version had stayed there."""
     record = memory.fetch([(AT, key)], now())[0]
     assert record is not None
     pair = memory.codecs.of_domain("").to_pair(value)
     cold = memory.cold(make=True)
     assert cold is not None
-    cold.put(replace(record[0], blob=stored_blob(pair), codec=""))
+    cold.put(replace(record[0], blob=stored_blob(pair), codec="", ttl=None, expires=None))
 
 
 def test_a_copy_left_in_the_cold_tier_never_shows(store: dict[str, Any]) -> None:
@@ -187,6 +187,7 @@ def test_a_copy_left_in_the_cold_tier_never_shows(store: dict[str, Any]) -> None
         while now() < start + 40:
             pass
         for _ in range(2):
+            assert sorted(record.key for record, _ in memory.live((), now())) == ["forgotten", "put", "same"]
             assert memory.get(AT, "same") == "old same"
             assert memory.get(AT, "put") == "new"
             assert memory.get(AT, "deleted") is memory.get(AT, "expired") is None
@@ -414,14 +415,19 @@ def test_a_pack_that_goes_between_its_choice_and_its_use(adapted: tuple[Memory, 
     assert list(memory.check()) == []
 
 
-def test_nothing_is_learned_across_a_forget(adapted: tuple[Memory, Memory], monkeypatch: Any) -> None:
-    memory, other = adapted
+@pytest.mark.parametrize("first", [True, False])
+def test_nothing_is_learned_across_a_forget(store: dict[str, Any], monkeypatch: Any, first: bool) -> None:
+    memory, other = opened(store), opened(store)
+    memory.put_many(PutOp(AT, f"k{i}", sample.value) for i, sample in enumerate(samples.generate(60, seed=1)))
+    if not first:
+        memory.adapt("t", 16 << 10)
     learn = learning.learn
     monkeypatch.setattr(learning, "learn", lambda *a, **k: (learn(*a, **k), other.forget(("t", "none")))[0])
-    with pytest.raises(PolicyError, match="forgotten"):
-        memory.adapt("t", 16 << 10)
-    assert list(memory.codecs.packs.files()) == []  # type: ignore[union-attr]
-    assert list(memory.check()) == []
+    with memory, other:
+        with pytest.raises(PolicyError, match="forgotten"):
+            memory.adapt("t", 16 << 10)
+        assert list(memory.codecs.packs.files()) == []  # type: ignore[union-attr]
+        assert list(memory.check()) == []
 
 
 def test_a_pack_that_is_learned_while_another_forgets(adapted: tuple[Memory, Memory], monkeypatch: Any) -> None:

@@ -23,6 +23,10 @@ from conformance import NOW, Conformance, Medium, rec
 from group_coder import ZstdCoder, coded, decoded
 from s3_server import new_bucket, s3, s3_server
 
+from nbmf import samples
+from nbmf.codec import kernel
+from nbmf.codec.codec import Codec
+from nbmf.codec.group import NeuralGroups
 from nbmf.errors import CorruptRecord, FormatError, NbmfError, PolicyError, StoreError, UnknownModel
 from nbmf.store.address import unflat
 from nbmf.store.archive import Archive, Seal
@@ -381,7 +385,7 @@ def test_large_archives_keep_their_first_blocks(tmp_path: Path, monkeypatch: pyt
         assert everything(tier) == set(records) - {one[150], two[150]}
 
 
-@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [8, pytest.param(30, marks=pytest.mark.slow)])
 def test_whatever_is_rewritten_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
     """Archives that overlap or not, large and small ones, with the sizes of blocks changing."""
     monkeypatch.setattr("nbmf.store.archives.MERGE_RECORDS", 60)
@@ -414,6 +418,38 @@ def test_whatever_is_rewritten_is_the_same(tmp_path: Path, monkeypatch: pytest.M
             for path in archives(tmp_path):
                 data = path.read_bytes()
                 assert len(decoded(Archive(data, len(data)), data)) <= 762
+
+
+@pytest.mark.skipif(kernel.backend != "c", reason="the reference takes a minute")
+def test_the_neural_coder_does_all_this_too(tmp_path: Path) -> None:
+    codec = Codec()
+    coder = NeuralGroups(codec, lambda id: codec)
+    values = [sample.value for sample in samples.load()][:80]
+    records = [rec(f"{i:02}", blob=codec.encode(value, bare=True), codec=codec.id) for i, value in enumerate(values)]
+    options = {"coder": coder, "block_size": 1500, "size": lambda id, blob: len(codec.raw(blob, bare=True)[1])}
+
+    def found(tier: ArchiveTier) -> list[Any]:
+        assert list(tier.check()) == []
+        return [codec.decode(record.blob, bare=True) for record in tier.scan()]
+
+    with closing(open_tier(tmp_path / "alone", **options, primer_size=0)) as tier:
+        tier.batch([Put(record) for record in records])
+        alone = tier.sizes()["blocks"]
+    with closing(open_tier(tmp_path, **options, primer_size=1500)) as tier:
+        tier.batch([Put(record) for record in records[:60]])
+        tier.batch([Put(record) for record in records[60:]])
+        assert found(tier) == values
+        tier.compact()
+        assert found(tier) == values and tier.sizes()["blocks"] < alone
+        old = blocks(next(tmp_path.glob("archives/*")))
+        assert [coder.follows(block) for block in old] == [False, *[True] * (len(old) - 1)] and len(old) > 5
+        for gone, copied in ((50, len(old) - 3), (1, 0)):
+            tier.delete(records[gone].namespace, records[gone].key)
+            del values[gone]
+            tier.compact()
+            assert found(tier) == values
+            assert len(set(old) & set(blocks(next(tmp_path.glob("archives/*"))))) >= copied
+        assert not set(old) & set(blocks(next(tmp_path.glob("archives/*"))))
 
 
 def test_compact_merges_small_archives(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def adapt(memory: Memory, tenant: str, size: int, tick: Tick) -> dict[str, Any]:
     packs = memory.codecs.packs
     if packs is None:
         raise PolicyError("a PostgreSQL store keeps no packs: learn one with nbmf.adapt, and name it in the policy")
-    before = packs.forgotten()
+    before = packs.learning()
     pairs = []
     read = 0
     live = itertools.islice((record for record, _ in memory.live((tenant,), now())), LEARN_MOST)

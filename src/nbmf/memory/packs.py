@@ -124,6 +124,11 @@ class Packs:
         """The files of all packs."""
         yield from sorted(self.folder.glob(f"*/*{PACK_SUFFIX}"))
 
+    def learning(self) -> bytes:
+        """`forgotten` now, of a pack that begins to be learned; from here on it tells."""
+        _make(self.folder)
+        return self.forgotten()
+
     def forgotten(self) -> bytes:
         """What differs from before when anything was forgotten since."""
         try:
