@@ -289,16 +289,16 @@ def test_a_get_is_one_read_once_index_and_first_block_are_known(tmp_path: Path) 
 
 @pytest.mark.parametrize("primer_size", [0, 300, 3000])
 def test_with_next_to_no_cache_all_is_read(tmp_path: Path, primer_size: int) -> None:
-    records = sample(300)
+    records = sample(150)
     with closing(open_tier(tmp_path, block_size=2000, primer_size=primer_size, cache_size=1)) as tier:
         tier.batch([Put(record) for record in records])
         assert sum(map(ZstdCoder().follows, blocks(archives(tmp_path)[0]))) > 5 or not primer_size
         assert everything(tier) == set(records)
         for record in records[::29]:
             assert tier.get(record.namespace, record.key, NOW) == record
-        tier.delete(records[150].namespace, records[150].key)
+        tier.delete(records[75].namespace, records[75].key)
         tier.compact()
-        assert everything(tier) == set(records) - {records[150]}
+        assert everything(tier) == set(records) - {records[75]}
 
 
 def test_what_is_kept_in_memory_has_a_bound(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_large_archives_keep_their_first_blocks(tmp_path: Path, monkeypatch: pyt
         assert everything(tier) == set(records) - {one[150], two[150]}
 
 
-@pytest.mark.parametrize("rounds", [8, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(30, marks=pytest.mark.slow)])
 def test_whatever_is_rewritten_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
     """Archives that overlap or not, large and small ones, with the sizes of blocks changing."""
     monkeypatch.setattr("nbmf.store.archives.MERGE_RECORDS", 60)
@@ -520,7 +520,7 @@ def test_a_coder_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 def test_every_flipped_byte_of_every_object_is_found(tmp_path: Path) -> None:
     """By `check`, and by whoever reads what is broken: an error, or what was put, and never anything else."""
-    records = sample(12, size=10)
+    records = sample(8, size=10)
     with closing(open_tier(tmp_path, block_size=40)) as tier:
         tier.batch([Put(record) for record in records])
         tier.delete(records[0].namespace, records[0].key)

@@ -64,7 +64,7 @@ class _Aging:
         self._base = memory.codecs.of_domain("").id
 
     def due(self) -> Iterator[tuple[Move, Facts]]:
-        """What the policy wants, record by record."""
+        """What the policy wants, record by record; in a store that has nowhere for cold records, they stay warm."""
         own: dict[str, str] = {}  # tenants' own packs
         for record, tier in self.memory.tiers.live((), None, blobs=False):
             tenant = tenant_of(record.namespace)
@@ -72,7 +72,8 @@ class _Aging:
                 own[tenant] = self._own(tenant)
             facts = self._facts(record, tier, own[tenant])
             for move in plan(self.memory.policy, (facts,), self.time, self.codecs):
-                yield move, facts
+                if move.action != DEMOTE or self.memory.parts.cold_address is not None:
+                    yield move, facts
 
     def carry_out(self, action: str, addresses: Sequence[Address]) -> int:
         """Does it for those for which it is still due; how many those were."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -14,6 +15,8 @@ from nbmf.policy.policy import Policy
 from nbmf.policy.router import tenant_of
 from nbmf.store.base import Get, Record
 
+FRESH: Final = 10.0  # seconds for which a count holds, at least;
+SHARE: Final = 0.02  # longer, so that counting takes at most this share of the time
 NOTHING: Final = (0, 0)
 Sum = tuple[int, int]  # records, and bytes of their blobs
 
@@ -21,14 +24,15 @@ Sum = tuple[int, int]  # records, and bytes of their blobs
 class Quotas:
     """Counts a tenant at its first put, then keeps up with this process. Thread-safe.
 
-    Expired records count until they are removed. Before a put is refused, the tenant is counted anew: what other
-    processes have put, and what was replaced, counts as it should then.
+    Expired records count until they are removed. What other processes do counts within FRESH seconds. Before a put is
+    refused, the tenant is counted anew: what was replaced counts as it should then.
     """
 
     def __init__(self, policy: Policy, tiers: Tiers) -> None:
         self._policy = policy
         self._tiers = tiers
         self._held: dict[str, Sum] = {}
+        self._until: dict[str, float] = {}  # when what is held is to be counted anew, by the monotonic clock
         self._pending: dict[str, Sum] = {}
         self._lock = threading.Lock()
 
@@ -64,8 +68,11 @@ class Quotas:
     def _take(self, tenant: str, mine: dict[Address, Record]) -> None:
         with self._lock:
             for anew in (False, True):
-                if anew or tenant not in self._held:
+                if anew or tenant not in self._held or time.monotonic() > self._until[tenant]:
+                    begun = time.monotonic()
                     self._held[tenant] = self._count(tenant, mine if anew else {})
+                    done = time.monotonic()
+                    self._until[tenant] = done + max(FRESH, (done - begun) / SHARE)
                 pending = self._pending.get(tenant, NOTHING)
                 total = _plus(_plus(self._held[tenant], pending), _sum(mine))
                 try:

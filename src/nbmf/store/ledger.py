@@ -248,6 +248,11 @@ class Ledger:
                 return Fault(f"entry {sequence + 1}", f"is missing: the ledger was cut, and had {most}")
         return None
 
+    def settled(self) -> int:
+        """The sequence number of the last entry whose batch is known to be over."""
+        with self._file() as file:
+            return _settled(file)[1]
+
     def size(self) -> int:
         """Bytes of the file."""
         return os.stat(self.path).st_size
@@ -379,7 +384,11 @@ class _Told:
         self._waiting: Entry | None = None
 
     def read(self, ledger: Ledger) -> None:
-        """Reads on from where it stopped. An entry counts once the next tells that it is not about it."""
+        """Reads on from where it stopped. An entry counts once the next tells that it is not about it.
+
+        The last one is in doubt as long as it is not settled: its batch goes on, or its process ended in between.
+        """
+        settled = ledger.settled()
         for entry in ledger.entries(self._read):
             if entry.kind == BATCH:
                 self._apply()
@@ -387,7 +396,8 @@ class _Told:
             elif self._waiting is not None and entry.of == self._waiting.sequence:
                 self._apply(entry)
             self._read = entry.sequence
-        self._apply()
+        last = self._waiting
+        self._apply(Entry(0, 0, DOUBT) if last is not None and last.sequence > settled else None)
 
     def _apply(self, about: Entry | None = None) -> None:
         entry, self._waiting = self._waiting, None
