@@ -349,7 +349,11 @@ def cold(warm: dict[str, Any], folder: Path, entries: Sequence[Entry], tick: Tic
     blocks = archived(about)
     with Memory.open(folder, embedder=None) as memory:
         order = sorted(entries, key=lambda one: (one.namespace, one.key))
-        block = memory.policy.archive.block_bytes * len(order) // max(1, sums(order)["value_bytes"])
+        block = (
+            (memory.policy.archive.primer_bytes + memory.policy.archive.block_bytes)
+            * len(order)
+            // max(1, sums(order)["value_bytes"])
+        )
         step = max(1, min(APART * block, len(order) // SHARE))
         chosen = order[step // 2 :: step]
         random.Random(SEED).shuffle(chosen)

@@ -402,7 +402,12 @@ policies = st.fixed_dictionaries(
         ),
         "cache": st.fixed_dictionaries({}, optional={"bytes": sizes}),
         "archive": st.fixed_dictionaries(
-            {}, optional={"block_bytes": st.sampled_from(["1KiB", "5000B"]), "dead_percent": percents}
+            {},
+            optional={
+                "block_bytes": st.sampled_from(["1KiB", "5000B"]),
+                "primer_bytes": st.sampled_from(["0B", "9KiB"]),
+                "dead_percent": percents,
+            },
         ),
     },
 )

@@ -287,10 +287,10 @@ def test_a_get_is_one_read_once_index_and_first_block_are_known(tmp_path: Path) 
         assert len(watched.reads) <= 9
 
 
-@pytest.mark.parametrize("primer_size", [0, 300, 3000])
+@pytest.mark.parametrize("primer_size", [0, 300, 2000])
 def test_with_next_to_no_cache_all_is_read(tmp_path: Path, primer_size: int) -> None:
     records = sample(150)
-    with closing(open_tier(tmp_path, block_size=2000, primer_size=primer_size, cache_size=1)) as tier:
+    with closing(open_tier(tmp_path, block_size=1000, primer_size=primer_size, cache_size=1)) as tier:
         tier.batch([Put(record) for record in records])
         assert sum(map(ZstdCoder().follows, blocks(archives(tmp_path)[0]))) > 5 or not primer_size
         assert everything(tier) == set(records)

@@ -75,6 +75,7 @@ class Parts:
             coder_by_id=codecs.groups,
             seal_of=seal_of,
             block_size=self.policy.archive.block_bytes,
+            primer_size=self.policy.archive.primer_bytes,
             size=lambda codec, blob: len(codecs.decode(codec, blob)[1]),
         )
 

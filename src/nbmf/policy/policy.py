@@ -102,8 +102,8 @@ class Archive:
     `dead_percent`: an archive is written anew when at least so many of 100 records in it are deleted or superseded.
     """
 
-    block_bytes: int = 24 << 10
-    primer_bytes: int = 16 << 10
+    block_bytes: int = 20 << 10
+    primer_bytes: int = 12 << 10
     dead_percent: float = 30
 
 

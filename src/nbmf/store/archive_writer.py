@@ -35,8 +35,8 @@ from nbmf.store.archive import (
 from nbmf.store.base import Record
 from nbmf.store.columns import VALUE_MOST, put_keys, put_number, put_numbers, put_packed, put_sorted, put_texts
 
-PRIMER_SIZE: Final = 16 << 10  # raw bytes the first block has at most: to read another, a reader decodes both,
-BLOCK_SIZE: Final = 24 << 10  # raw bytes of a block, about: 40 KiB in all, which take a neural coder 35 ms
+PRIMER_SIZE: Final = 12 << 10  # raw bytes the first block has at most: a reader of another decodes it, learns from
+BLOCK_SIZE: Final = 20 << 10  # it again, and decodes its own, raw bytes about: 44 KiB in all, some 40 ms
 BLOCK_RECORDS: Final = 512  # records a block has at most
 PACKED: Final = 4  # raw bytes for a byte of a neural blob, about
 SECTION_RECORDS: Final = 1024  # records of a section of the index at most ...
