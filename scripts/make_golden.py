@@ -3,8 +3,8 @@
 A blob once released must decode for ever, so a line that would come out otherwise is an error: the format, the model or
 the kernel has changed. `--fresh` makes everything anew and is refused once CHANGELOG.md names a released version.
 
-lasting.jsonl holds blobs and groups of a small model that lies beside it, compressed, and is never replaced: it stays
-readable proof of the format when another base model ships.
+lasting.jsonl and lasting-dense.jsonl hold blobs and groups of the two profiles of small models that lie beside them,
+compressed, and are never replaced: they stay readable proof of the format when another base model ships.
 """
 
 import argparse
@@ -36,7 +36,7 @@ PACK_SIZE: Final = 24 << 10  # bytes
 PACK_RECORDS: Final = 120
 MAX_OUT: Final = 400  # bytes: a damaged stream that goes on and on is stopped early
 SEGMENTED_CHARS: Final = 270_000
-LASTING: Final = GOLDEN / "lasting.nbm.xz"
+LASTING: Final = {"lasting": "fast", "lasting-dense": "dense"}  # name of model and lines, and their profile
 GROUP_RECORDS: Final = (1, 2, 7)
 
 Line = dict[str, Any]
@@ -244,19 +244,23 @@ def stored_blob(value_type: int, raw: bytes) -> bytes:
 
 
 def stream_lines(codec: Codec, packed: Codec) -> Iterator[str]:
-    """`type raw payload pack`, hex or - when empty: what the kernel alone must give, whatever the race chose."""
-    for _, value in values():
-        value_type, raw = to_raw(value, allow_nan=True)
-        for pack, which in enumerate((codec, packed)):
-            payload = which.coder.encode(raw, value_type)
-            yield f"{value_type} {raw.hex() or '-'} {payload.hex() or '-'} {pack}"
+    """`type raw payload pack`, hex or - when empty: what the kernel alone must give, whatever the race chose.
+
+    pack is 0 without and 1 with one in the fast profile, 2 and 3 in the dense.
+    """
+    for profile in (0, 1):
+        for _, value in values():
+            value_type, raw = to_raw(value, allow_nan=True)
+            for pack, which in enumerate((codec, packed)):
+                payload = which.coder.encode(raw, value_type, profile)
+                yield f"{value_type} {raw.hex() or '-'} {payload.hex() or '-'} {pack + 2 * profile}"
 
 
-def lasting_codec(folder: Path) -> Codec:
-    """The codec of the lasting model, which is unpacked into `folder`."""
-    path = folder / "lasting.nbm"
-    path.write_bytes(lzma.decompress(LASTING.read_bytes()))
-    return Codec(str(path))
+def lasting_codec(name: str, folder: Path) -> Codec:
+    """The codec of a lasting model, which is unpacked into `folder`."""
+    path = folder / f"{name}.nbm"
+    path.write_bytes(lzma.decompress((GOLDEN / f"{name}.nbm.xz").read_bytes()))
+    return Codec(str(path), profile=LASTING[name])
 
 
 def lasting_lines(codec: Codec) -> Iterator[Line]:
@@ -346,10 +350,11 @@ def main() -> int:
     ):
         path = GOLDEN / name
         changed += [f"{name}: {key[:60]}" for key in add(path, lines, [key_of(path, line) for line in lines])]
-    with tempfile.TemporaryDirectory() as folder:
-        lines = [dump(line) for line in lasting_lines(lasting_codec(Path(folder)))]
-    path = GOLDEN / "lasting.jsonl"
-    changed += [f"lasting.jsonl: {key[:60]}" for key in add(path, lines, [key_of(path, line) for line in lines])]
+    for name in LASTING:
+        with tempfile.TemporaryDirectory() as folder:
+            lines = [dump(line) for line in lasting_lines(lasting_codec(name, Path(folder)))]
+        path = GOLDEN / f"{name}.jsonl"
+        changed += [f"{path.name}: {key[:60]}" for key in add(path, lines, [key_of(path, line) for line in lines])]
     segmented = writer.encode(segmented_text(), verify=True)
     parsed = parse(segmented, bare=False)
     assert parsed.method == NEURAL and parsed.segmented

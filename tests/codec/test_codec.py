@@ -1,5 +1,6 @@
 """Codec over the shipped model: round trips, guarantees, damage, limits, threads."""
 
+import lzma
 import random
 import threading
 from collections.abc import Iterator
@@ -29,7 +30,8 @@ from nbmf.errors import (
     UnsupportedValue,
 )
 
-GOLDEN_PACK = str(Path(__file__).resolve().parent.parent / "golden" / "golden.nbp")
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+GOLDEN_PACK = str(GOLDEN / "golden.nbp")
 EXAMPLES = by_kernel(200, 8)
 SHORT = 32  # bytes
 
@@ -393,9 +395,32 @@ def test_policies(codec: Codec) -> None:
         for fidelity in ("semantic", "exact", ""):
             with pytest.raises(PolicyError):
                 encode("text", fidelity=fidelity)
-    for profile in ("dense", "slow"):
-        with pytest.raises(PolicyError, match=profile):
-            Codec(profile=profile)
+    with pytest.raises(PolicyError, match="slow"):
+        Codec(profile="slow")
+
+
+def test_a_model_without_the_dense_profile_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "lasting.nbm"
+    path.write_bytes(lzma.decompress((GOLDEN / "lasting.nbm.xz").read_bytes()))
+    with pytest.raises(PolicyError, match=r"lasting.* has no dense profile"):
+        Codec(str(path), profile="dense")
+    fast = Codec(str(path))
+    with pytest.raises(PolicyError, match="lasting has no dense profile"):
+        fast.in_profile("dense")
+    blob = bytearray(fast.encode(SENTENCE, bare=True))
+    blob[0] |= 0x10
+    with pytest.raises(UnknownModel, match="no dense profile"):
+        fast.decode(bytes(blob), bare=True)
+
+
+def test_profiles_read_each_other(codec: Codec) -> None:
+    dense = codec.in_profile("dense")
+    assert dense.in_profile("dense") is dense and dense.in_profile("fast").profile == 0 and dense.id == codec.id
+    values = [SENTENCE, {"a": [1, 2.5, None], "text": SENTENCE}, "", b"\0\1", SENTENCE * 3]
+    mixed = [(codec, dense)[i % 2].encode(value) for i, value in enumerate(values)]
+    assert codec.decode_many(mixed) == dense.decode_many(mixed) == [nbmf.decode(blob) for blob in mixed] == values
+    assert {blob[0] >> 4 & 1 for blob in mixed} == {0, 1}
+    assert dense.encode(SENTENCE) != mixed[0]
 
 
 def test_output_limit(codec: Codec) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nbmf.codec import codec as codec_module
 from nbmf.codec import format
 from nbmf.codec.codec import Codec
-from nbmf.codec.model import Model
+from nbmf.codec.model import MODEL_MAGIC, Model, build_file
 from nbmf.codec.values import to_raw
 from nbmf.errors import (
     CorruptRecord,
@@ -82,7 +82,7 @@ class FakeCoder:
 @pytest.fixture
 def coder(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCoder]:
     fake = FakeCoder()
-    model = Model(Path("fake.nbm"), ID, None)  # type: ignore[arg-type]
+    model = Model(Path("fake.nbm"), ID, build_file(MODEL_MAGIC, {}))  # type: ignore[arg-type]
     monkeypatch.setattr(codec_module, "load_model", lambda _name: model)
     monkeypatch.setattr(codec_module, "_coder", lambda _model, _pack: fake)
     yield fake

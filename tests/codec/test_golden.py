@@ -28,7 +28,7 @@ from nbmf.errors import NbmfError
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 PACK = GOLDEN / "golden.nbp"
-LEAST = {"blobs.jsonl": 60, "errors.jsonl": 45, "streams.txt": 120, "lasting.jsonl": 60}
+LEAST = {"blobs.jsonl": 60, "errors.jsonl": 45, "streams.txt": 240, "lasting.jsonl": 60, "lasting-dense.jsonl": 60}
 
 
 def lines(name: str) -> list[str]:
@@ -38,7 +38,8 @@ def lines(name: str) -> list[str]:
 
 BLOBS = [json.loads(line) for line in lines("blobs.jsonl")]
 ERRORS = [json.loads(line) for line in lines("errors.jsonl")]
-LASTING = [json.loads(line) for line in lines("lasting.jsonl")]
+LASTING = {name: [json.loads(line) for line in lines(f"{name}.jsonl")] for name in ("lasting", "lasting-dense")}
+LASTING_GROUPS = [(name, line) for name, held in LASTING.items() for line in held if "group" in line]
 STREAMS = [line.split(" ") for line in lines("streams.txt")]
 
 
@@ -80,9 +81,8 @@ def value_of(line: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", LEAST)
 def test_golden_files_are_there(name: str) -> None:
     assert len(lines(name)) >= LEAST[name], f"tests/golden/{name} is missing or has lost lines"
-    keys = [
-        line["name"] for line in {"blobs.jsonl": BLOBS, "errors.jsonl": ERRORS, "lasting.jsonl": LASTING}.get(name, [])
-    ]
+    held = {"blobs.jsonl": BLOBS, "errors.jsonl": ERRORS, **{f"{name}.jsonl": lines for name, lines in LASTING.items()}}
+    keys = [line["name"] for line in held.get(name, [])]
     assert len(set(keys)) == len(keys)
 
 
@@ -111,32 +111,39 @@ def test_golden_error(line: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def lasting(tmp_path_factory: pytest.TempPathFactory) -> Codec:
-    """The codec of a small model that is never replaced, whatever base model ships."""
-    path = tmp_path_factory.mktemp("lasting") / "lasting.nbm"
-    path.write_bytes(lzma.decompress((GOLDEN / "lasting.nbm.xz").read_bytes()))
-    codec = Codec(str(path))
-    assert codec.id.startswith("735b8234")
-    return codec
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Codec]:
+    """The codecs of small models that are never replaced, whatever base model ships."""
+    folder = tmp_path_factory.mktemp("lasting")
+    for name in LASTING:
+        (folder / f"{name}.nbm").write_bytes(lzma.decompress((GOLDEN / f"{name}.nbm.xz").read_bytes()))
+    codecs = {
+        "lasting": Codec(str(folder / "lasting.nbm")),
+        "lasting-dense": Codec(str(folder / "lasting-dense.nbm"), profile="dense"),
+    }
+    assert [codec.id[:8] for codec in codecs.values()] == ["735b8234", "f284c7ba"]
+    return codecs
 
 
-def test_lasting_blobs(lasting: Codec) -> None:
+@pytest.mark.parametrize("model", LASTING)
+def test_lasting_blobs(lasting: dict[str, Codec], model: str) -> None:
+    codec = lasting[model]
     values = {line["name"]: value_of(line) for line in BLOBS}
-    held = {line["name"]: bytes.fromhex(line["bare"]) for line in LASTING if "bare" in line}
+    held = {line["name"]: bytes.fromhex(line["bare"]) for line in LASTING[model] if "bare" in line}
     assert held.keys() == values.keys()
     for name, blob in held.items():
-        assert same(lasting.decode(blob, bare=True), values[name]), name
-        assert blob[0] & 3 == ZSTD or lasting.encode(values[name], bare=True, allow_nan=True) == blob, name
+        assert same(codec.decode(blob, bare=True), values[name]), name
+        assert blob[0] & 3 == ZSTD or codec.encode(values[name], bare=True, allow_nan=True) == blob, name
 
 
-@pytest.mark.parametrize("line", [line for line in LASTING if "group" in line], ids=lambda line: line["name"])
-def test_lasting_groups(lasting: Codec, line: dict[str, Any]) -> None:
-    groups, first, after = NeuralGroups(lasting, lambda _: lasting), line["first"], line.get("after", 0)
+@pytest.mark.parametrize(("model", "line"), LASTING_GROUPS, ids=[f"{m}: {line['name']}" for m, line in LASTING_GROUPS])
+def test_lasting_groups(lasting: dict[str, Codec], model: str, line: dict[str, Any]) -> None:
+    codec = lasting[model]
+    groups, first, after = NeuralGroups(codec, lambda _: codec), line["first"], line.get("after", 0)
     shipped = [sample.value for sample in samples.load()][first - after : first + line["count"]]
-    blobs = [(lasting.id, lasting.encode(value, bare=True)) for value in shipped]
+    blobs = [(codec.id, codec.encode(value, bare=True)) for value in shipped]
     known, wanted = [blob for _, blob in blobs[:after]], shipped[after:]
     found = groups.decode(bytes.fromhex(line["group"]), line["count"], lambda: known)
-    assert all(same(lasting.decode(a, bare=True), b) for a, b in zip(found, wanted, strict=True))
+    assert all(same(codec.decode(a, bare=True), b) for a, b in zip(found, wanted, strict=True))
     assert groups.encode(blobs[after:], blobs[:after]).hex() == line["group"]
 
 
@@ -146,9 +153,9 @@ def unhex(text: str) -> bytes:
 
 @pytest.mark.parametrize(("value_type", "raw", "payload", "pack"), STREAMS, ids=range(len(STREAMS)))
 def test_golden_stream(value_type: str, raw: str, payload: str, pack: str) -> None:
-    coder = coders()[int(pack)].coder
-    assert coder.encode(unhex(raw), int(value_type)) == unhex(payload)
-    assert coder.decode(unhex(payload), int(value_type)) == unhex(raw)
+    coder, profile = coders()[int(pack) & 1].coder, int(pack) >> 1
+    assert coder.encode(unhex(raw), int(value_type), profile) == unhex(payload)
+    assert coder.decode(unhex(payload), int(value_type), profile) == unhex(raw)
 
 
 @pytest.mark.usefixtures("only_c")

@@ -89,7 +89,7 @@ def test_wrong_counts_and_versions() -> None:
     with pytest.raises(FormatError):
         GROUPS.decode(b"\4" + group[1:], 3)
     with pytest.raises(FormatError):
-        GROUPS.decode(b"\1\1" + group[2:], 3)
+        GROUPS.decode(b"\1\2" + group[2:], 3)
     with pytest.raises(FormatError):
         GROUPS.encode([])
     with pytest.raises(CorruptRecord):

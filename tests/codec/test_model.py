@@ -84,7 +84,8 @@ def test_the_shipped_model() -> None:
     base = load_model()
     assert base.id == content_id(base.buffer) == base.buffer[16:48]
     assert base.path.parent == model.PACKAGED
-    assert base.path.stat().st_size <= 32 << 20
+    assert base.path.stat().st_size <= 40 << 20
+    assert base.profiles == ("fast", "dense")
     assert isinstance(base.card, dict)
     assert load_model(base.path).buffer is base.buffer or load_model(base.path).id == base.id
     assert lookup(base.id[:4]) == (base, None)

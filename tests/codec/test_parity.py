@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nbmf import samples
-from nbmf.codec import model, reference, reference_context, reference_model, values
+from nbmf.codec import model, reference, reference_context, reference_dense, reference_model, values
 from nbmf.errors import FormatError, StreamError, StreamLimit
 
 c_kernel = pytest.importorskip("nbmf.codec._kernel")
@@ -66,6 +66,39 @@ def lines(rng: random.Random, hashes: list[list[int]], text: bytes, n: int) -> b
     )
 
 
+def networks(draw: np.random.Generator, width: int, wild: int) -> dict[str, bytes]:
+    """Random networks of the dense profile; `wild` multiplies what a trained one's weights are like."""
+    d = reference_dense
+    middle, most = 2 * width, d.WEIGHT_MOST if wild > 1 else 400
+
+    def bytes_of(*shape: int) -> bytes:
+        return draw.integers(-127, 128, shape).astype("i1").tobytes()
+
+    def words(limit: int, *shape: int) -> bytes:
+        return draw.integers(-limit, limit + 1, shape).astype("<i2").tobytes()
+
+    rows = draw.integers(-20 * wild, 20 * wild + 1, (d.ROWS, width)).clip(-127, 127).astype("i1")
+    return {
+        "dense_rows": rows.tobytes(),
+        "dense_layer1": bytes_of(2 * width, width),
+        "dense_scale1": words(1000 * wild, 2, 2 * width),
+        "dense_layer2": bytes_of(2 * width, width),
+        "dense_scale2": words(1000 * wild, 2, 2 * width),
+        "dense_middle": bytes_of(middle, width),
+        "dense_mid_scale": words(1000 * wild, 2, middle),
+        "dense_context": bytes_of(d.ONES, middle),
+        "dense_ctx_scale": words(1000 * wild, 2, d.ONES),
+        "dense_byte": bytes_of(256, middle),
+        "dense_byte_scal": words(most // 4, 256),
+        "dense_node": words(most * wild // 4, 256, d.ONES),
+        "dense_first": words(most, d.ONES, d.INPUTS),
+        "dense_second": words(most, d.TWOS, d.ONES),
+        "dense_second_b": words(most, d.TWOS),
+        "dense_third": words(most, d.TWOS + 1),
+        "dense_skip": words(most // 4, 256, d.LOGITS),
+    }
+
+
 def files(seed: int, most: int) -> tuple[bytes, bytes]:
     """A model of random tables, with logits to `most` in magnitude, and a pack for it; both know TEXT."""
     rng, draw = random.Random(seed), np.random.default_rng(seed)
@@ -103,6 +136,7 @@ def files(seed: int, most: int) -> tuple[bytes, bytes]:
         sections[prefix + "weights"] = numbers(weights, 8 * most)
         sections[prefix + "final"] = numbers(2048, 8 * most)
         sections[prefix + "rates"] = draw.integers(0, 128, 8).astype("<i4").tobytes()
+    sections |= networks(draw, 32 if most < 4096 else 64, 1 if most < 4096 else 30)
     base = model.build_file(b"NBMM", sections)
     pack = {
         "lines": lines(rng, packed, TEXT, 700),
@@ -166,33 +200,86 @@ def outcome(call: Callable[..., Any], *args: Any) -> Any:
         return type(error), str(error)
 
 
-def check(both: Pair, raw: bytes, value_type: int) -> bytes:
+def check(both: Pair, raw: bytes, value_type: int, profile: int = 0) -> bytes:
     """Encode, decode and costs agree at every level. Returns the payload."""
     c, numpy = both
-    payload: bytes = numpy.encode(raw, value_type)
-    assert numpy.decode(payload, value_type) == raw
-    costs = numpy.costs(raw, value_type)
+    payload: bytes = numpy.encode(raw, value_type, profile)
+    assert numpy.decode(payload, value_type, profile) == raw
+    costs = numpy.costs(raw, value_type, profile)
     for name in SIMD:
         c_kernel.simd(name)
-        assert c.encode(raw, value_type) == payload, name
-        assert c.decode(payload, value_type) == raw, name
-        assert c.costs(raw, value_type) == costs, name
+        assert c.encode(raw, value_type, profile) == payload, name
+        assert c.decode(payload, value_type, profile) == raw, name
+        assert c.costs(raw, value_type, profile) == costs, name
     return payload
 
 
-def check_decode(both: Pair, payload: bytes, value_type: int, max_out: int) -> Any:
+def check_decode(both: Pair, payload: bytes, value_type: int, max_out: int, profile: int = 0) -> Any:
     """Decoding agrees at every level, whatever comes of it. Returns that."""
     c, numpy = both
-    found = outcome(numpy.decode, payload, value_type, 0, max_out)
+    found = outcome(numpy.decode, payload, value_type, profile, max_out)
     for name in SIMD:
         c_kernel.simd(name)
-        assert outcome(c.decode, payload, value_type, 0, max_out) == found, name
+        assert outcome(c.decode, payload, value_type, profile, max_out) == found, name
     return found
 
 
 @pytest.mark.parametrize("i", range(len(TYPED)))
 def test_fixed_records(both: Pair, i: int) -> None:
     check(both, *TYPED[i])
+
+
+@pytest.mark.parametrize("i", range(len(TYPED)))
+def test_fixed_records_in_the_dense_profile(both: Pair, i: int) -> None:
+    raw, value_type = TYPED[i]
+    check(both, raw[:90], value_type, 1)
+
+
+def test_the_dense_profile_is_another() -> None:
+    c, _ = PAIRS["mild"]()
+    assert c.encode(TEXT, 1, 1) != c.encode(TEXT, 1)
+
+
+def test_garbage_in_the_dense_profile(both: Pair) -> None:
+    rng = random.Random(5)
+    for n in (0, 3, 4, 7, 30):
+        check_decode(both, rng.randbytes(n), n % 4, 40, 1)
+        check_decode(both, b"\xff" * n, n % 4, 40, 1)
+    payload = both[1].encode(TEXT[:48], 1, 1)
+    for cut in range(0, len(payload), 7):
+        check_decode(both, payload[:cut], 1, 60, 1)
+    assert check_decode(both, payload, 1, 47, 1)[0] is StreamLimit
+
+
+def test_sequences_in_the_dense_profile(both: Pair) -> None:
+    c, numpy = both
+    raws, types = [TEXT[:60], b"", TEXT[60:90], b"a\0b", TEXT[:60]], bytes([1, 0, 0, 2, 3])
+    for primed in (0, 2):
+        payload = numpy.encode_sequence(raws, types, 1, primed)
+        for name in SIMD:
+            c_kernel.simd(name)
+            assert c.encode_sequence(raws, types, 1, primed) == payload, name
+            assert c.decode_sequence(payload, types, 1, 1 << 18, raws[:primed]) == raws[primed:], name
+        assert numpy.decode_sequence(payload, types, 1, 1 << 18, raws[:primed]) == raws[primed:]
+    # A sequence of one is the record; a second record does not see the first one's state.
+    assert numpy.encode_sequence(raws[:1], types[:1], 1) == c.encode(raws[0], 1, 1)
+
+
+@pytest.mark.parametrize("section", ["dense_rows", "dense_layer2", "dense_ctx_scale", "dense_third"])
+def test_a_network_of_the_wrong_size_is_refused(section: str) -> None:
+    table = model.section_table(MILD[0])
+    sections = {name: bytes(model.section(MILD[0], name)) for name in table}
+    sections[section] = sections[section][:-2]
+    file = model.build_file(b"NBMM", sections)
+    found = [outcome(load, file) for load in (c_kernel.load, reference.load)]
+    assert found[0] == found[1] and found[0][0] is FormatError and section in found[0][1]
+
+
+@pytest.mark.parametrize("section", ["dense_first", "dense_second", "dense_third", "dense_skip", "dense_byte_scal"])
+def test_weights_that_could_pass_their_bounds_are_refused(section: str) -> None:
+    file = poked(MILD[0], section, (4096).to_bytes(2, "little"))
+    found = [outcome(load, file) for load in (c_kernel.load, reference.load)]
+    assert found[0] == found[1] and found[0][0] is FormatError and "4095" in found[0][1]
 
 
 def test_samples(base: Pair) -> None:
@@ -267,7 +354,7 @@ def test_many(base: Pair) -> None:
         ("decode_many", (payloads[:2], b"\0\4", 0, 1)),
         ("encode_many", (raws, types[1:], 0, 1)),
         ("encode_many", (raws[:2], b"\7\0", 0, 1)),
-        ("encode_many", (raws[:2], b"\0\0", 1, 1)),
+        ("encode_many", (raws[:2], b"\0\0", 2, 1)),
         ("encode_many", ([bytes(c_kernel.SEGMENT_SIZE + 1)], b"\0", 0, 1)),
     ]:
         found = outcome(getattr(numpy, method), *args)

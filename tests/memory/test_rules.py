@@ -36,6 +36,28 @@ def encoders(memory: Memory, namespace: tuple[str, ...] = NS) -> dict[str, str]:
     return {r.key: BASELINE if r.blob[:1] == b"{" else NEURAL for r, _ in memory.live(namespace, None)}
 
 
+def profiles(memory: Memory) -> dict[str, int]:
+    """The profile of each warm record's neural blob."""
+    return {r.key: r.blob[0] >> 4 & 1 for r, _ in memory.live(NS, None) if r.blob[0] & 3 == 2}
+
+
+# -- the profile -------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_may_have_the_dense_profile(store: dict[str, Any]) -> None:
+    text = "The quarterly report was sent to the finance team on Tuesday, and Ana asked for two corrections."
+    with opened(store, '[class.rare]\nprofile = "dense"\n') as memory:
+        memory.put(NS, "a", text, cls="rare")
+        memory.put_many([PutOp(NS, "b", text + " Done.", cls="rare"), PutOp(NS, "c", text + " Sent.", cls="chat")])
+        assert profiles(memory) == {"a": 1, "b": 1, "c": 0}
+    with opened(store) as memory:  # a blob says which profile it is of, whatever the policy
+        assert [memory.get(NS, key) for key in "abc"] == [text, text + " Done.", text + " Sent."]
+        assert list(memory.check()) == []
+    with opened(store, '[default]\ncold_after = "0s"\nprofile = "dense"\n') as memory:
+        memory.compact()
+        assert [memory.get(NS, key) for key in "abc"] == [text, text + " Done.", text + " Sent."]
+
+
 # -- the rollout -------------------------------------------------------------------------------------------------------
 
 

@@ -99,7 +99,7 @@ def test_values_that_are_allowed(line: str, expected: object) -> None:
         ('fidelity = "semantic"', '"lossless" ("semantic" is not available in this version)'),
         ('fidelity = "exact"', '"lossless"'),
         ("fidelity = true", '"lossless"'),
-        ('profile = "dense"', '"auto" or "fast" ("dense" is not available in this version)'),
+        ('profile = "denser"', '"auto", "fast" or "dense"'),
         ('encoder = "Neural"', '"neural", "zstd", "stored" or "stub"'),
         ('domain = "a/b"', 'the name of a domain pack, a path that ends in .nbp, or "" for none'),
         ('domain = " a"', "the name of a domain pack"),
@@ -295,11 +295,8 @@ def test_asking_for_many_tenants_keeps_nothing() -> None:
 
 def test_what_is_available_is_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIDELITIES_AVAILABLE", ("lossless", "semantic"))
-    monkeypatch.setattr(module, "PROFILES_AVAILABLE", ("fast", "dense"))
-    policy = Policy.parse('[default]\nfidelity = "semantic"\n[class.k]\nprofile = "dense"')
+    policy = Policy.parse('[default]\nfidelity = "semantic"')
     assert policy.rules("", "").fidelity == "semantic"
-    assert [policy.rules("", "").profile_in(tier) for tier in ("warm", "cold")] == ["fast", "dense"]
-    assert [policy.rules("", "k").profile_in(tier) for tier in ("warm", "cold")] == ["dense", "dense"]
     for text, place in (
         ('[default]\nfidelity = "semantic"\nprotected = true', "default"),
         ('[default]\nfidelity = "semantic"\n[tenant.t.class.k]\nprotected = true', "tenant.t.class.k"),
@@ -309,7 +306,9 @@ def test_what_is_available_is_a_constant(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_profiles_of_this_version() -> None:
+    policy = Policy.parse('[class.k]\nprofile = "dense"')
     assert [Rules().profile_in(tier) for tier in ("warm", "cold")] == ["fast", "fast"]
+    assert [policy.rules("", "k").profile_in(tier) for tier in ("warm", "cold")] == ["dense", "fast"]
 
 
 def test_quotas() -> None:
@@ -366,7 +365,7 @@ settings = st.fixed_dictionaries(
         "fidelity": st.just("lossless"),
         "domain": names.filter(lambda name: name == name.strip() and not {"/", "\\"} & set(name)),
         "encoder": st.sampled_from(["neural", "zstd", "stored", "stub"]),
-        "profile": st.sampled_from(["auto", "fast"]),
+        "profile": st.sampled_from(["auto", "fast", "dense"]),
         "neural_max": sizes,
         "protected": switches,
         "index": switches | st.lists(st.sampled_from(["a", "b.c", "é", '"']), min_size=1),

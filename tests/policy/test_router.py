@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbmf.policy import policy as module
 from nbmf.policy.policy import Policy, Rollout
 from nbmf.policy.router import BASELINE, COLD, NEURAL, WARM, ZSTD, Route, prefer, route, share, tenant_of
 
@@ -103,14 +102,13 @@ def test_the_tier_by_age(cls: str, age: int, tier: str) -> None:
         assert route(TABLE, ("ann",), cls, "key", 9, NOW, NOW - age, told).tier == told
 
 
-def test_the_profile_by_tier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PROFILES_AVAILABLE", ("fast", "dense"))
+def test_the_profile_by_tier() -> None:
     policy = Policy.parse('[class.a]\nprofile = "fast"\n[class.b]\nprofile = "dense"')
     found = {
         cls: [route(policy, ("t",), cls, "k", 1, NOW, tier=tier).profile for tier in (WARM, COLD)]
         for cls in ("", *"ab")
     }
-    assert found == {"": ["fast", "dense"], "a": ["fast", "fast"], "b": ["dense", "dense"]}
+    assert found == {"": ["fast", "fast"], "a": ["fast", "fast"], "b": ["dense", "fast"]}
 
 
 def rolled(**rollout: Any) -> Policy:

@@ -2,8 +2,9 @@
 
    Input: byte 0 is flags, byte 1 the output cap (or the options of a round trip), the rest is the stream or the record.
      flags: bits 0-1 value type, bit 2 round trip, bit 4 use the pack, bit 5 also encode what was decoded;
-            bits 3 and 6 both set: compare the SIMD levels, of short outputs; bits 5-7 all set: compare with a scratch that has coded nothing;
-            bit 3 without bit 6: a sequence of 2 to 5 records, the first of which may be primed.
+            bits 3 and 6 both set: compare the SIMD levels, of short outputs; bits 5 and 6 set: compare with a scratch that has coded nothing;
+            bit 3 without bit 6: a sequence of 2 to 5 records, the first of which may be primed;
+            bit 7: in the dense profile, where the model has it.
    Caps are small and the dear comparisons few, because executions count for more than the bytes of one.
    NBMF_FUZZ_MODEL names the model file, NBMF_FUZZ_PACK (optional) a pack made for it.
    NBMF_FUZZ_SEEDS: write seeds there, from the lines of standard input, and stop. */
@@ -41,12 +42,12 @@ static void write_seeds(const char *folder) {
     static char line[1 << 16];
     for (int at = 0; fgets(line, sizeof line, stdin); at++) {
         size_t n = strcspn(line, "\n");
-        int type = at & 3, pack = n_models > 1 && at & 4;
+        int type = at & 3, pack = n_models > 1 && at & 4, net = at & 16 && models[0].dense.width;
         uint8_t *out = malloc(20 * n + 64);
         CHECK(out);
-        long r = nbmf_encode(&models[pack ? 1 : 0], scratch, type, (uint8_t *)line, n, out, 20 * n + 64);
+        long r = nbmf_encode(&models[pack ? 1 : 0], scratch, type, net, (uint8_t *)line, n, out, 20 * n + 64);
         CHECK(r >= 0);
-        uint8_t decode[2] = { (uint8_t)(type | (pack ? 16 : 0) | (at & 8 ? 0x48 : 0)), 255 }, trip[2] = { (uint8_t)(decode[0] | 4), (uint8_t)at };
+        uint8_t decode[2] = { (uint8_t)(type | (pack ? 16 : 0) | (at & 8 ? 0x48 : 0) | (net ? 128 : 0)), 255 }, trip[2] = { (uint8_t)(decode[0] | 4), (uint8_t)at };
         write_seed(folder, at, "stream", decode, out, (size_t)r);
         write_seed(folder, at, "record", trip, (uint8_t *)line, n);
         free(out);
@@ -68,6 +69,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     return 0;
 }
 
+static int dense(const Model *m, int flags) { return flags >> 7 & (m->dense.width > 0); }
+
 static uint8_t *exact(size_t n) {
     uint8_t *p = malloc(n);        /* no slack: a byte past the cap is a finding */
     CHECK(p || !n);
@@ -76,23 +79,23 @@ static uint8_t *exact(size_t n) {
 
 /* One decode per SIMD level when asked; all of them agree, also in what they leave in out. */
 static long decode(const Model *m, int flags, const uint8_t *in, size_t n, uint8_t *out, size_t cap) {
-    long r = nbmf_decode(m, scratch, flags & 3, in, n, out, cap);
+    long r = nbmf_decode(m, scratch, flags & 3, dense(m, flags), in, n, out, cap);
     CHECK(r == NBMF_STREAM || r == NBMF_LIMIT || (r >= 0 && (size_t)r <= cap));
     if ((flags & 0x48) == 0x48 && cap <= 16) {
         const char *before = nbmf_simd();
         for (size_t i = 0; i < sizeof LEVELS / sizeof *LEVELS; i++) {
             if (nbmf_set_simd(LEVELS[i]) < 0) continue;
             uint8_t *other = exact(cap);
-            CHECK(nbmf_decode(m, scratch, flags & 3, in, n, other, cap) == r);
+            CHECK(nbmf_decode(m, scratch, flags & 3, dense(m, flags), in, n, other, cap) == r);
             CHECK(r < 0 || !memcmp(out, other, (size_t)r));
             free(other);
         }
         CHECK(!nbmf_set_simd(before));
     }
-    if ((flags & 0xE0) == 0xE0) {
+    if ((flags & 0x60) == 0x60) {
         Scratch *clean = nbmf_scratch_new();
         uint8_t *other = exact(cap);
-        CHECK(clean && nbmf_decode(m, clean, flags & 3, in, n, other, cap) == r);
+        CHECK(clean && nbmf_decode(m, clean, flags & 3, dense(m, flags), in, n, other, cap) == r);
         CHECK(r < 0 || !memcmp(out, other, (size_t)r));
         free(other);
         nbmf_scratch_free(clean);
@@ -104,7 +107,7 @@ static long decode(const Model *m, int flags, const uint8_t *in, size_t n, uint8
 static void round_trip(const Model *m, int flags, int options, const uint8_t *raw, size_t n) {
     size_t cap = 20 * n + 64;      /* a byte costs at most 8 * 16 + 10 bits */
     uint8_t *stream = exact(cap);
-    long r = nbmf_encode(m, scratch, flags & 3, raw, n, stream, cap);
+    long r = nbmf_encode(m, scratch, flags & 3, dense(m, flags), raw, n, stream, cap);
     CHECK(r >= 0);
     uint8_t *packed = exact((size_t)r);
     if (r) memcpy(packed, stream, (size_t)r);
@@ -121,8 +124,8 @@ static void round_trip(const Model *m, int flags, int options, const uint8_t *ra
         for (size_t i = 0; i < sizeof LEVELS / sizeof *LEVELS; i++) {
             if (nbmf_set_simd(LEVELS[i]) < 0) continue;
             uint8_t *again = exact((size_t)r), *less = exact(r ? (size_t)r - 1 : 0);
-            CHECK(nbmf_encode(m, scratch, flags & 3, raw, n, again, (size_t)r) == r && (!r || !memcmp(again, packed, (size_t)r)));
-            if (r) CHECK(nbmf_encode(m, scratch, flags & 3, raw, n, less, (size_t)r - 1) == NBMF_SPACE);
+            CHECK(nbmf_encode(m, scratch, flags & 3, dense(m, flags), raw, n, again, (size_t)r) == r && (!r || !memcmp(again, packed, (size_t)r)));
+            if (r) CHECK(nbmf_encode(m, scratch, flags & 3, dense(m, flags), raw, n, less, (size_t)r - 1) == NBMF_SPACE);
             free(again); free(less);
         }
         CHECK(!nbmf_set_simd(before));
@@ -131,7 +134,7 @@ static void round_trip(const Model *m, int flags, int options, const uint8_t *ra
         uint16_t *cost = malloc((n + 1) * sizeof *cost);
         uint64_t total = 0;
         CHECK(cost);
-        nbmf_costs(m, scratch, flags & 3, raw, n, cost);
+        nbmf_costs(m, scratch, flags & 3, dense(m, flags), raw, n, cost);
         for (size_t i = 0; i <= n; i++) total += cost[i];
         CHECK((uint64_t)r * 2048 <= total + (n + 1) * 9 * 2 + 5 * 2048);
         free(cost);
@@ -144,7 +147,7 @@ static void sequence(const Model *m, int flags, int options, const uint8_t *in, 
     static const uint8_t known[] = "{\"known\": 1}";
     uint8_t types[5] = { (uint8_t)(flags & 3), (uint8_t)(options & 3), 0, (uint8_t)(options >> 2 & 3), 1 };
     size_t lengths[5], primed = options & 16 ? 1 : 0, prefix = primed ? sizeof known - 1 : 0, cap = prefix + (size_t)options % 40;
-    Sequence q = { 2 + (size_t)options % 4, primed, types, lengths };
+    Sequence q = { 2 + (size_t)options % 4, primed, types, lengths, dense(m, flags) };
     uint8_t *out = exact(cap);
     if (primed) { memcpy(out, known, prefix); lengths[0] = prefix; }
     long r = nbmf_decode_sequence(m, scratch, &q, in, n, out, cap);
@@ -158,7 +161,7 @@ static void sequence(const Model *m, int flags, int options, const uint8_t *in, 
         CHECK(packed >= 0);
         memcpy(back, out, prefix);
         size_t found[5] = { lengths[0] };
-        Sequence other = { q.count, primed, types, found };
+        Sequence other = { q.count, primed, types, found, q.dense };
         CHECK(nbmf_decode_sequence(m, scratch, &other, stream, (size_t)packed, back, (size_t)r) == r && !memcmp(back, out, (size_t)r));
         CHECK(!memcmp(found, lengths, q.count * sizeof *found));
         free(stream); free(back);
@@ -179,7 +182,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         size_t cap = data[1] < 248 ? data[1] % 40 : (size_t)(data[1] - 247) * 64;
         uint8_t *out = exact(cap);
         long r = decode(m, flags, in, n, out, cap);
-        if (r >= 0 && flags & 32) round_trip(m, flags & 31, 0, out, (size_t)r);
+        if (r >= 0 && flags & 32) round_trip(m, flags & 159, 0, out, (size_t)r);
         free(out);
     }
     free(in);

@@ -93,14 +93,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         static const uint8_t text[] = "{\"role\":\"user\",\"content\":\"Could you move my appointment? \\u00e9\",\"n\":[1,2,[3.5]],\"role\":\"user\"}\n|a, b;c\0\xe3\x81\x82\xff";
         Scratch *s = nbmf_scratch_new();       /* one per Model: a scratch knows its Model by address */
         uint8_t out[sizeof text * 20 + 64], back[OUT_CAP];
-        int type = flags >> 4 & 3;
+        int type = flags >> 4 & 3, net = size & 1 && m.dense.width;
         CHECK(s);
-        long r = nbmf_encode(&m, s, type, text, sizeof text, out, sizeof out);
+        long r = nbmf_encode(&m, s, type, net, text, sizeof text, out, sizeof out);
         CHECK(r >= 0);
-        CHECK(nbmf_decode(&m, s, type, out, (size_t)r, back, OUT_CAP) == (long)sizeof text && !memcmp(text, back, sizeof text));
+        CHECK(nbmf_decode(&m, s, type, net, out, (size_t)r, back, OUT_CAP) == (long)sizeof text && !memcmp(text, back, sizeof text));
         if (flags & 64) {
             size_t n = size < 24 ? size : 24;
-            r = nbmf_decode(&m, s, type, end - n, n, back, OUT_CAP);
+            r = nbmf_decode(&m, s, type, net, end - n, n, back, OUT_CAP);
             CHECK(r >= NBMF_LIMIT && r <= OUT_CAP);
         }
         nbmf_scratch_free(s);

@@ -1,7 +1,7 @@
 /* Decodes golden streams and encodes them again; both must give the stored bytes, on every architecture and SIMD level.
 
    golden_main MODEL PACK|- STREAMS [LEVEL]
-   STREAMS: text lines `type hexraw hexpayload pack`, where pack is 0 or 1 and `-` stands for no bytes; lines that begin
+   STREAMS: text lines `type hexraw hexpayload pack`, where pack is 0 or 1, or 2 or 3 in the dense profile, and `-` stands for no bytes; lines that begin
    with # and empty lines are passed over. A payload of `?` is not compared: the line is printed with the payload that
    this machine makes. Ends with 0 all equal, 1 a difference, 2 an error, 3 no such LEVEL on this machine. */
 #include "kernel.h"
@@ -59,8 +59,9 @@ int main(int argc, char **argv) {
         if (!type_text || *type_text == '#') continue;
         char *raw_text = strtok(NULL, " \r\n"), *payload_text = strtok(NULL, " \r\n"), *pack_text = strtok(NULL, " \r\n");
         if (!pack_text || strtok(NULL, " \r\n")) stop(where, "not four fields");
-        int type = atoi(type_text), with_pack = atoi(pack_text), make = !strcmp(payload_text, "?");
-        if (type < 0 || type > 3 || with_pack < 0 || with_pack > 1) stop(where, "bad type or pack");
+        int type = atoi(type_text), coder = atoi(pack_text), with_pack = coder & 1, dense = coder >> 1, make = !strcmp(payload_text, "?");
+        if (type < 0 || type > 3 || coder < 0 || coder > 3) stop(where, "bad type or pack");
+        if (dense && !models[0].dense.width) stop(where, "needs a model with the dense profile");
         if (with_pack && !pack) stop(where, "needs a pack");
         size_t n, n_payload = 0;
         uint8_t *raw = unhex(raw_text, &n, where), *payload = make ? NULL : unhex(payload_text, &n_payload, where);
@@ -68,16 +69,16 @@ int main(int argc, char **argv) {
         uint8_t *out = malloc(cap), *back = malloc(n + 1);
         if (!out || !back) stop(where, "out of memory");
         const Model *m = &models[with_pack];
-        long r = nbmf_encode(m, s, type, raw, n, out, cap);
+        long r = nbmf_encode(m, s, type, dense, raw, n, out, cap);
         if (r < 0) stop(where, "does not encode");
         if (make) {
             printf("%d %s ", type, raw_text);
             for (long i = 0; i < r; i++) printf("%02x", out[i]);
-            printf("%s %d\n", r ? "" : "-", with_pack);
+            printf("%s %d\n", r ? "" : "-", coder);
             payload = out; n_payload = (size_t)r;
         }
         int encoded = (size_t)r == n_payload && (!n_payload || !memcmp(out, payload, n_payload));
-        long d = nbmf_decode(m, s, type, payload, n_payload, back, n + 1);
+        long d = nbmf_decode(m, s, type, dense, payload, n_payload, back, n + 1);
         int decoded = d == (long)n && !memcmp(back, raw, n);
         if (!encoded || !decoded) {
             bad++;

@@ -58,7 +58,7 @@ def test_training_is_deterministic_and_resumes(corpus: Path, tmp_path: Path) -> 
     for name in section_table(a):
         if name != "card":
             assert bytes(section(a, name)) == bytes(section(b, name)), name
-    (tmp_path / "a.nbm.work" / "packs.pickle").unlink()
+    (tmp_path / "a.nbm.work" / "fit.pickle").unlink()
     (tmp_path / "a.nbm").unlink()
     resumed = run(corpus, tmp_path / "a.nbm", resume=True)
     assert resumed["id"] == first["id"]
@@ -102,3 +102,78 @@ def test_recipe_runs_at_toy_size(corpus: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out" / "toy.nbm").is_file()
+
+
+def test_the_dense_profile_is_trained_and_pays(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="the networks train in PyTorch, which is an extra")
+    from nbmf.train import train
+
+    monkeypatch.setitem(train.SIZES, "toy", train.Size(2_048, 512, 8.0, 32, 150))
+    card = run(corpus, tmp_path / "net.nbm", dense=True)
+    path = str(tmp_path / "net.nbm")
+    assert load_model(path).profiles == ("fast", "dense")
+    fast, dense = Codec(path), Codec(path, profile="dense")
+    fresh = [s.value for s in samples.generate(200, seed=8)]
+    blobs = dense.encode_many(fresh, bare=True)
+    assert fast.decode_many(blobs, bare=True) == fresh  # a blob says which profile it is of
+    assert sum(map(len, blobs)) < 0.99 * sum(map(len, fast.encode_many(fresh, bare=True)))
+    assert card["dense_steps"] == 150
+
+
+def test_integers_and_floats_of_the_networks_agree(corpus: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="the networks train in PyTorch, which is an extra")
+    from nbmf.codec.counting import Records
+    from nbmf.codec.model import MODEL_MAGIC, build_file, section, section_table
+    from nbmf.codec.values import to_raw
+    from nbmf.train import dense, quantize
+    from nbmf.train.net import Net
+
+    run(corpus, tmp_path / "toy.nbm")
+    base = load_model(str(tmp_path / "toy.nbm")).buffer
+    records = Records.of([to_raw(s.value) for s in samples.generate(120, seed=9)])
+    coder = kernel.load(memoryview(base))
+    torch.manual_seed(3)
+    net = Net(64, 32)
+    dense.train(net, [dense.Shelf(coder, records)], 40, streams=16, seed=3)
+    with torch.no_grad():  # far from what training began with, so that every part has its share
+        for parameter in net.parameters():
+            parameter += 0.03 * torch.randn_like(parameter)
+    net.hold()
+    before, after = dense.measure(net, dense.Shelf(coder, records), np.zeros(len(records), np.int64))
+    sections = {name: bytes(section(base, name)) for name in section_table(base)}
+    sections |= {name: x.astype(x.dtype.newbyteorder("<")).tobytes() for name, x in quantize.sections(net).items()}
+    whole: object = kernel.load(build_file(MODEL_MAGIC, sections))
+    cost = np.empty(records.positions, np.uint16)
+    whole.train("dense_costs", *records.buffers(0, len(records)), cost)  # type: ignore[attr-defined]
+    assert abs(cost.sum(dtype=np.int64) / 256 / after.sum() - 1) < 0.01
+    assert abs(after.sum() / before.sum() - 1) > 0.02  # what is compared is not next to nothing
+
+
+def test_without_pytorch_the_error_names_the_extra(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(DataError, match=r"nbmf\[train\]"):
+        run(corpus, tmp_path / "x.nbm", dense=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_is_trained_in_pieces(corpus: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="the networks train in PyTorch, which is an extra")
+    from nbmf.train import train
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    work, out = tmp_path / "m.nbm.work", tmp_path / "m.nbm"
+    run(corpus, out)
+    made = train.run([corpus], out, size="toy", dense=True, device=device, resume=True)
+    bundle = work / "dense.npz"
+    assert made["id"] == load_model(str(out)).id.hex() and bundle.is_file()
+    for name in ("dense.pt", "dense.pickle"):
+        (work / name).unlink()
+    command = [sys.executable, "-m", "nbmf.train.bundle", str(bundle), "--device", device]
+    first = subprocess.run([*command, "--seconds", "0.01"], capture_output=True, text=True, timeout=120, check=True)
+    assert "not done" in first.stdout or "done" in first.stdout
+    last = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    assert last.stdout.endswith("\ndone\n") or last.stdout == "done\n"
+    again = train.run([corpus], out, size="toy", dense=True, device=device, resume=True)
+    assert again["dense_steps"] == train.SIZES["toy"].steps and load_model(str(out)).profiles == ("fast", "dense")

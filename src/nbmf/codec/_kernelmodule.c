@@ -3,7 +3,7 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 #include <pthread.h>
-#include "kernel_state.h"
+#include "kernel_dense.h"
 #include "kernel_train.h"
 
 #define MAX_THREADS 64
@@ -67,14 +67,14 @@ static void scratch_give(Coder *c, Scratch *s) {
 }
 
 /* --- one job: a record in, bytes out --- */
-typedef struct { const uint8_t *in; size_t n; int type; uint8_t *out; long result; } Job;
+typedef struct { const uint8_t *in; size_t n; int type, dense; uint8_t *out; long result; } Job;
 
 static void encode_job(Coder *c, Scratch *s, Job *j) {
     size_t cap = j->n + j->n / 4 + 64;
     for (;;) {
         free(j->out);
         if (!(j->out = malloc(cap))) { j->result = NBMF_SPACE; return; }
-        j->result = nbmf_encode(&c->model, s, j->type, j->in, j->n, j->out, cap);
+        j->result = nbmf_encode(&c->model, s, j->type, j->dense, j->in, j->n, j->out, cap);
         if (j->result != NBMF_SPACE || cap > j->n * 4 + 4096) return;    /* 16 bits a bit is the worst a byte can cost */
         cap = j->n * 20 + 4096;
     }
@@ -85,7 +85,7 @@ static void decode_job(Coder *c, Scratch *s, Job *j, size_t max_out) {
     for (;;) {
         free(j->out);
         if (!(j->out = malloc(cap + 1))) { j->result = NBMF_SPACE; return; }
-        j->result = nbmf_decode(&c->model, s, j->type, j->in, j->n, j->out, cap);
+        j->result = nbmf_decode(&c->model, s, j->type, j->dense, j->in, j->n, j->out, cap);
         if (j->result != NBMF_LIMIT || cap == max_out) return;
         cap = MIN(max_out, cap * 8);
     }
@@ -138,15 +138,15 @@ static PyObject *job_result(Job *j) {
     return NULL;
 }
 
-static int check_call(int type, int profile, Py_ssize_t n) {
+static int check_call(const Coder *c, int type, int profile, Py_ssize_t n) {
     if (type < 0 || type > 3) { PyErr_Format(PyExc_ValueError, "value type %d is not 0..3", type); return -1; }
-    if (profile != 0) { PyErr_Format(PyExc_ValueError, "profile %d is not in this model", profile); return -1; }
+    if (profile != 0 && (profile != 1 || !c->model.dense.width)) { PyErr_Format(PyExc_ValueError, "profile %d is not in this model", profile); return -1; }
     if (n > (Py_ssize_t)SEGMENT_MAX) { PyErr_Format(PyExc_ValueError, "%zd bytes are over one segment (%u)", n, SEGMENT_MAX); return -1; }
     return 0;
 }
 
-static PyObject *code_one(Coder *c, const Py_buffer *v, int type, int decode, size_t max_out) {
-    Job j = { v->buf, (size_t)v->len, type, NULL, 0 };
+static PyObject *code_one(Coder *c, const Py_buffer *v, int type, int profile, int decode, size_t max_out) {
+    Job j = { v->buf, (size_t)v->len, type, profile, NULL, 0 };
     Scratch *s;
     Py_BEGIN_ALLOW_THREADS
     s = scratch_take(c);
@@ -165,7 +165,7 @@ static PyObject *coder_encode(PyObject *self, PyObject *args) {
     int type, profile = 0;
     PyObject *r = NULL;
     if (!PyArg_ParseTuple(args, "y*i|i", &v, &type, &profile)) return NULL;
-    if (check_call(type, profile, v.len) == 0) r = code_one((Coder *)self, &v, type, 0, 0);
+    if (check_call((Coder *)self, type, profile, v.len) == 0) r = code_one((Coder *)self, &v, type, profile, 0, 0);
     PyBuffer_Release(&v);
     return r;
 }
@@ -176,7 +176,7 @@ static PyObject *coder_decode(PyObject *self, PyObject *args) {
     Py_ssize_t max_out = SEGMENT_MAX;
     PyObject *r = NULL;
     if (!PyArg_ParseTuple(args, "y*i|in", &v, &type, &profile, &max_out)) return NULL;
-    if (check_call(type, profile, 0) == 0) r = code_one((Coder *)self, &v, type, 1, (size_t)MIN(max_out < 0 ? 0 : max_out, (Py_ssize_t)SEGMENT_MAX));
+    if (check_call((Coder *)self, type, profile, 0) == 0) r = code_one((Coder *)self, &v, type, profile, 1, (size_t)MIN(max_out < 0 ? 0 : max_out, (Py_ssize_t)SEGMENT_MAX));
     PyBuffer_Release(&v);
     return r;
 }
@@ -188,13 +188,13 @@ static PyObject *coder_costs(PyObject *self, PyObject *args) {
     PyObject *r = NULL;
     Coder *c = (Coder *)self;
     uint16_t *cost = NULL;
-    if (check_call(type, profile, v.len) == 0) {
+    if (check_call(c, type, profile, v.len) == 0) {
         cost = malloc(((size_t)v.len + 1) * 2);
         Scratch *s = scratch_take(c);
         if (!cost || !s) PyErr_NoMemory();
         else {
             Py_BEGIN_ALLOW_THREADS
-            nbmf_costs(&c->model, s, type, v.buf, (size_t)v.len, cost);
+            nbmf_costs(&c->model, s, type, profile, v.buf, (size_t)v.len, cost);
             for (Py_ssize_t i = 0; !LITTLE_ENDIAN_HOST && i <= v.len; i++) cost[i] = (uint16_t)(cost[i] << 8 | cost[i] >> 8);
             Py_END_ALLOW_THREADS
             r = PyBytes_FromStringAndSize((const char *)cost, (v.len + 1) * 2);
@@ -221,8 +221,8 @@ static PyObject *code_many(PyObject *self, PyObject *args, int decode) {
     for (; views < n; views++) {
         if (PyObject_GetBuffer(PyList_GetItem(list, views), &view[views], PyBUF_SIMPLE) < 0) goto done;
         int type = ((const uint8_t *)types.buf)[views];
-        if (check_call(type, profile, decode ? 0 : view[views].len) < 0) { views++; goto done; }
-        jobs[views] = (Job){ view[views].buf, (size_t)view[views].len, type, NULL, 0 };
+        if (check_call((Coder *)self, type, profile, decode ? 0 : view[views].len) < 0) { views++; goto done; }
+        jobs[views] = (Job){ view[views].buf, (size_t)view[views].len, type, profile, NULL, 0 };
     }
     Py_BEGIN_ALLOW_THREADS
     run_jobs((Coder *)self, jobs, n, threads, decode, (size_t)MIN(max_out < 0 ? 0 : max_out, (Py_ssize_t)SEGMENT_MAX));
@@ -244,12 +244,12 @@ static PyObject *coder_encode_many(PyObject *self, PyObject *args) { return code
 static PyObject *coder_decode_many(PyObject *self, PyObject *args) { return code_many(self, args, 1); }
 
 /* Copies the items of a list end to end into raw (SEGMENT_MAX bytes), and sets lengths; how many bytes in all, or -1 with an exception. */
-static Py_ssize_t join(PyObject *list, const uint8_t *types, int profile, uint8_t *raw, size_t *lengths) {
+static Py_ssize_t join(const Coder *c, PyObject *list, const uint8_t *types, int profile, uint8_t *raw, size_t *lengths) {
     Py_ssize_t n = PyList_Size(list), total = 0;
     for (Py_ssize_t i = 0; i < n; i++) {
         Py_buffer v;
         if (PyObject_GetBuffer(PyList_GetItem(list, i), &v, PyBUF_SIMPLE) < 0) return -1;
-        int bad = check_call(types[i], profile, total + v.len) < 0;
+        int bad = check_call(c, types[i], profile, total + v.len) < 0;
         if (!bad) memcpy(raw + total, v.buf, (size_t)v.len);
         lengths[i] = (size_t)v.len;
         total += v.len;
@@ -271,11 +271,11 @@ static PyObject *coder_encode_sequence(PyObject *self, PyObject *args) {
     uint8_t *raw = malloc(SEGMENT_MAX), *out = NULL;
     if (!lengths || !raw) { PyErr_NoMemory(); goto done; }
     if (types.len != n || primed < 0 || primed >= n) { PyErr_SetString(PyExc_ValueError, "one type per item is wanted, and an item"); goto done; }
-    if ((total = join(list, types.buf, profile, raw, lengths)) < 0) goto done;
+    if ((total = join((Coder *)self, list, types.buf, profile, raw, lengths)) < 0) goto done;
     size_t cap = (size_t)total * 20 + (size_t)n * 20 + 64;    /* 16 bits a bit is the worst a byte, or an end, can cost */
     if (!(out = malloc(cap))) { PyErr_NoMemory(); goto done; }
     Coder *c = (Coder *)self;
-    const Sequence q = { (size_t)n, (size_t)primed, types.buf, lengths };
+    const Sequence q = { (size_t)n, (size_t)primed, types.buf, lengths, profile };
     long r = NBMF_SPACE;
     Py_BEGIN_ALLOW_THREADS
     Scratch *s = scratch_take(c);
@@ -302,11 +302,11 @@ static PyObject *coder_decode_sequence(PyObject *self, PyObject *args) {
     uint8_t *out = malloc(SEGMENT_MAX + 1);
     if (!lengths || !out) { PyErr_NoMemory(); goto done; }
     if (primed >= n) { PyErr_SetString(PyExc_ValueError, "one type per item is wanted, and an item"); goto done; }
-    for (Py_ssize_t i = 0; i < n; i++) if (check_call(((const uint8_t *)types.buf)[i], profile, 0) < 0) goto done;
-    if (list && (known = join(list, types.buf, profile, out, lengths)) < 0) goto done;
+    for (Py_ssize_t i = 0; i < n; i++) if (check_call((Coder *)self, ((const uint8_t *)types.buf)[i], profile, 0) < 0) goto done;
+    if (list && (known = join((Coder *)self, list, types.buf, profile, out, lengths)) < 0) goto done;
     Coder *c = (Coder *)self;
-    const Sequence q = { (size_t)n, (size_t)primed, types.buf, lengths };
-    Job j = { v.buf, (size_t)v.len, 0, NULL, (size_t)known > cap ? NBMF_LIMIT : NBMF_SPACE };
+    const Sequence q = { (size_t)n, (size_t)primed, types.buf, lengths, profile };
+    Job j = { v.buf, (size_t)v.len, 0, profile, NULL, (size_t)known > cap ? NBMF_LIMIT : NBMF_SPACE };
     Py_BEGIN_ALLOW_THREADS
     Scratch *s = j.result == NBMF_LIMIT ? NULL : scratch_take(c);
     if (s) j.result = nbmf_decode_sequence(&c->model, s, &q, j.in, j.n, out, cap);
@@ -434,7 +434,9 @@ static PyObject *coder_train(PyObject *self, PyObject *args) {
             if (!strcmp(what, "cost")) nbmf_train_cost(&r, m, x);
             else if (!strcmp(what, "cells")) nbmf_train_cells(&r, m, x, y, z);
             else if (!strcmp(what, "fit")) bits = nbmf_train_fit(&r, m, x, y, rate, final_rate);
-            else if (!strcmp(what, "costs")) nbmf_train_costs(&r, m, x);
+            else if (!strcmp(what, "costs")) nbmf_train_costs(&r, m, 0, x);
+            else if (!strcmp(what, "dense_costs") && m->dense.width) nbmf_train_costs(&r, m, 1, x);
+            else if (!strcmp(what, "inputs")) nbmf_train_inputs(&r, m, x, y, z);
             else what = NULL;
             Py_END_ALLOW_THREADS
         }

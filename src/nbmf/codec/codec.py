@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import os
@@ -51,9 +52,9 @@ class Codec:
     ) -> None:
         if profile not in format.PROFILES:
             raise PolicyError(f"profile {profile!r} is neither fast nor dense")
-        if profile == "dense":
-            raise PolicyError(f"model {model} has no dense profile")
         self.model = load_model(model)
+        if profile not in self.model.profiles:
+            raise PolicyError(f"model {model} has no {profile} profile")
         self.pack = domain if isinstance(domain, Pack) else load_pack(domain) if domain else None
         if self.pack and self.pack.model_id != self.model.id:
             raise UnknownModel(self.pack.model_id[:4].hex())
@@ -67,6 +68,16 @@ class Codec:
     def id(self) -> str:
         """Content id of the pack, else of the model, in hex; a bare blob's container keeps it. Blobs carry 8 digits."""
         return (self.pack or self.model).id.hex()
+
+    def in_profile(self, profile: str) -> Codec:
+        """This codec, encoding in a profile: "fast" or "dense". Raises PolicyError where its model has it not."""
+        if profile == format.PROFILES[self.profile]:
+            return self
+        if profile not in self.model.profiles:
+            raise PolicyError(f"model {self.model.path.stem} has no {profile} profile")
+        other = copy.copy(self)
+        other.profile = format.PROFILES.index(profile)
+        return other
 
     # -- encoding ------------------------------------------------------------------------------------------------------
 
@@ -201,27 +212,32 @@ class Codec:
         """`raw` of each, on all cores. Raises as `decode`, for any of them."""
         parsed = [format.parse(blob, bare=bare) for blob in blobs]
         out: list[tuple[int, bytes]] = [(0, b"")] * len(parsed)
-        mine = []
+        mine: list[list[int]] = [[], []]  # by profile
         for i, blob in enumerate(parsed):
             if self._is_mine(blob) and not blob.segmented and self.max_out >= format.SEGMENT_SIZE:
-                mine.append(i)
+                mine[blob.profile].append(i)
             else:
                 out[i] = (blob.value_type, self._codec_for(blob)._raw(blob))
-        if mine:
-            types = bytes(parsed[i].value_type for i in mine)
+        for profile, numbers in enumerate(mine):
+            if not numbers:
+                continue
+            types = bytes(parsed[i].value_type for i in numbers)
+            payloads = [parsed[i].payload for i in numbers]
             try:
-                raws = self.coder.decode_many(
-                    [parsed[i].payload for i in mine], types, self.profile, _THREADS, format.SEGMENT_SIZE
-                )
+                raws = self.coder.decode_many(payloads, types, profile, _THREADS, format.SEGMENT_SIZE)
             except StreamError:
-                raws = [self._raw(parsed[i]) for i in mine]  # one by one: raises for the first at fault
-            for i, raw in zip(mine, raws, strict=True):
+                raws = [self._raw(parsed[i]) for i in numbers]  # one by one: raises for the first at fault
+            for i, raw in zip(numbers, raws, strict=True):
                 format.verify(parsed[i], raw)
                 out[i] = (parsed[i].value_type, raw)
         return out
 
     def _is_mine(self, blob: format.Blob) -> bool:
-        return blob.method == NEURAL and blob.profile == self.profile and blob.id in (b"", self._id4)
+        return (
+            blob.method == NEURAL
+            and format.PROFILES[blob.profile] in self.model.profiles
+            and blob.id in (b"", self._id4)
+        )
 
     def _codec_for(self, blob: format.Blob) -> Codec:
         if blob.method != NEURAL or blob.id in (b"", self._id4, self.model.id[: format.ID_SIZE]):
@@ -232,7 +248,7 @@ class Codec:
         """The raw bytes of a blob of this codec's model, check verified."""
         if blob.method < NEURAL:
             return _plain(blob, self.max_out)
-        if blob.profile != self.profile:
+        if format.PROFILES[blob.profile] not in self.model.profiles:
             raise UnknownModel(self.id[:8], f"model {self.id[:8]} has no {format.PROFILES[blob.profile]} profile")
         raw = self._neural(blob)
         format.verify(blob, raw)

@@ -96,14 +96,14 @@ class NeuralGroups:
         if group[0] == BLOBS:
             return [self.codec.raw(blob, bare=True) for blob in _blobs(group, count)]
         types, at = _types(group, count)
-        if group[1] != self.codec.profile:
+        if group[1] >= len(self.codec.model.profiles):
             raise FormatError(f"a group of profile {group[1]}, which this codec has not")
         known = after() if group[0] == PRIMED else []
         try:
             raws = self.codec.coder.decode_sequence(
                 group[at + 4 :],
                 bytes(value_type for value_type, _ in known) + types,
-                self.codec.profile,
+                group[1],
                 format.SEGMENT_SIZE,
                 [raw for _, raw in known],
             )

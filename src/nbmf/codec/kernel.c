@@ -1,4 +1,4 @@
-#include "kernel_state.h"
+#include "kernel_dense.h"
 
 #define LEVEL 0
 #define NAME(x) x##_plain
@@ -84,15 +84,15 @@ long nbmf_encode_sequence(const Model *m, Scratch *s, const Sequence *q, const u
     return e.n > cap ? NBMF_SPACE : (long)e.n;
 }
 
-long nbmf_encode(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, uint8_t *out, size_t cap) {
+long nbmf_encode(const Model *m, Scratch *s, int type, int dense, const uint8_t *raw, size_t n, uint8_t *out, size_t cap) {
     const uint8_t types[1] = { (uint8_t)type };
-    const Sequence one = { 1, 0, types, &n };
+    const Sequence one = { 1, 0, types, &n, dense };
     return nbmf_encode_sequence(m, s, &one, raw, out, cap);
 }
 
-void nbmf_costs(const Model *m, Scratch *s, int type, const uint8_t *raw, size_t n, uint16_t *cost) {
+void nbmf_costs(const Model *m, Scratch *s, int type, int dense, const uint8_t *raw, size_t n, uint16_t *cost) {
     const uint8_t types[1] = { (uint8_t)type };
-    const Sequence one = { 1, 0, types, &n };
+    const Sequence one = { 1, 0, types, &n, dense };
     run_encode(m, s, &one, raw, NULL, cost);
 }
 
@@ -104,10 +104,10 @@ long nbmf_decode_sequence(const Model *m, Scratch *s, const Sequence *q, const u
     return r;
 }
 
-long nbmf_decode(const Model *m, Scratch *s, int type, const uint8_t *in, size_t n, uint8_t *out, size_t cap) {
+long nbmf_decode(const Model *m, Scratch *s, int type, int dense, const uint8_t *in, size_t n, uint8_t *out, size_t cap) {
     const uint8_t types[1] = { (uint8_t)type };
     size_t length;
-    const Sequence one = { 1, 0, types, &length };
+    const Sequence one = { 1, 0, types, &length, dense };
     return nbmf_decode_sequence(m, s, &one, in, n, out, cap);
 }
 

@@ -55,8 +55,28 @@ typedef struct {
     const int16_t *primer_sm;     /* [MATCH_CELLS] */
 } Tables;
 
+/* The dense profile's network. */
+#define DENSE_LAYERS 2
+#define DENSE_WIDTH_MAX 512
+#define DENSE_INPUTS 72           /* of the bit network: 32 logits, then the masses on one and on zero of 20 lists */
+#define DENSE_ONES 64             /* its units in the first layer, and in the second */
+#define DENSE_TWOS 32
+typedef struct { const int8_t *weights; const int16_t *scale, *bias; uint32_t n_in, n_out; } Affine;   /* weights as [input pair][output][2] */
+typedef struct {
+    uint32_t width;               /* of embeddings and state: a multiple of 32; 0 where the model has no dense profile */
+    const int8_t *rows;           /* [D_ROWS][width] */
+    Affine layer[DENSE_LAYERS];   /* width -> gates, then new values */
+    Affine middle, context;       /* width -> middle -> DENSE_ONES */
+    const int8_t *byte; const int16_t *byte_scale;   /* [256][middle], [256]: a logit by node */
+    const int16_t *node;          /* [256][DENSE_ONES] */
+    const int16_t *first, *second;                   /* as [input pair][output][2] */
+    const int16_t *second_bias, *third;              /* [DENSE_TWOS], [DENSE_TWOS + 1]: the last is the bias */
+    const int16_t *skip;          /* [256][32] by node */
+} Dense;
+
 typedef struct {
     Tables base, pack; int has_pack;
+    Dense dense;
     const int16_t *cells;         /* logits: of bit position k, list i and cell c at k * CELLS_POSITION + i * CELLS_LIST + c; made at load */
     const int16_t *o1;            /* [256][256] logits by previous byte, node */
     const uint16_t *o2_row;       /* [65536] row of the pair, 0 none */
@@ -67,7 +87,7 @@ typedef struct {
     const int16_t *final_weights; /* [256][8] */
     const uint16_t *squash;       /* [4096] P(1) * 65536 at logit i - 2048 */
     const int32_t *rates;         /* [8] learning rates of the sets; the last is the final stage's */
-    void *owned[32]; int n_owned; /* byte-swapped or aligned copies, and the primer indexes */
+    void *owned[64]; int n_owned; /* byte-swapped or aligned copies, and the primer indexes */
 } Model;
 
 typedef struct Scratch Scratch;   /* one per thread; holds what a record changes */
@@ -89,14 +109,15 @@ void nbmf_scratch_free(Scratch *);
 #define NBMF_LIMIT (-2)           /* decoded size over the cap */
 #define NBMF_SPACE (-3)           /* out of memory */
 
-/* Encodes raw[0..n) of value type `type`; returns the bytes written to out (capacity cap), or NBMF_SPACE. */
-long nbmf_encode(const Model *, Scratch *, int type, const uint8_t *raw, size_t n, uint8_t *out, size_t cap);
+/* Encodes raw[0..n) of value type `type`, in the dense profile (which the model must have) or the fast one; returns the bytes written to out (capacity cap), or NBMF_SPACE. */
+long nbmf_encode(const Model *, Scratch *, int type, int dense, const uint8_t *raw, size_t n, uint8_t *out, size_t cap);
 /* Decodes one stream into out (capacity cap); returns its length or an error. Never reads past in + n. */
-long nbmf_decode(const Model *, Scratch *, int type, const uint8_t *in, size_t n, uint8_t *out, size_t cap);
+long nbmf_decode(const Model *, Scratch *, int type, int dense, const uint8_t *in, size_t n, uint8_t *out, size_t cap);
 
 /* Records coded one after the other in one stream, each knowing those before it. A record alone is a sequence of one. The first
-   `primed` of them are known to encoder and decoder: they are learned from, not coded. primed < count. */
-typedef struct { size_t count, primed; const uint8_t *types; size_t *lengths; } Sequence;
+   `primed` of them are known to encoder and decoder: they are learned from, not coded. primed < count.
+   dense: in which profile. */
+typedef struct { size_t count, primed; const uint8_t *types; size_t *lengths; int dense; } Sequence;
 /* Encodes the records, which lie end to end in raw, at most SEGMENT_MAX bytes of them; returns as nbmf_encode. */
 long nbmf_encode_sequence(const Model *, Scratch *, const Sequence *, const uint8_t *raw, uint8_t *out, size_t cap);
 /* Decodes the other records into out, which begins with the primed ones, end to end, and sets their lengths; returns the bytes in all,
@@ -104,7 +125,7 @@ long nbmf_encode_sequence(const Model *, Scratch *, const Sequence *, const uint
 long nbmf_decode_sequence(const Model *, Scratch *, const Sequence *, const uint8_t *in, size_t n, uint8_t *out, size_t cap);
 
 /* cost[i]: what byte i costs in 1/256 bit (saturating); cost[n]: the end. */
-void nbmf_costs(const Model *, Scratch *, int type, const uint8_t *raw, size_t n, uint16_t *cost);
+void nbmf_costs(const Model *, Scratch *, int type, int dense, const uint8_t *raw, size_t n, uint16_t *cost);
 const char *nbmf_simd(void);
 int nbmf_set_simd(const char *name);
 #endif

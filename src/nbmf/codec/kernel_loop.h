@@ -328,8 +328,16 @@ static inline __attribute__((always_inline)) uint32_t NAME(predict)(const Model 
     }
 #endif
     total >>= 14;
-    total = total > 2047 ? 2047 : total < -2047 ? -2047 : total;
+    b->total = total = total > 2047 ? 2047 : total < -2047 ? -2047 : total;
     return b->p = m->squash[total + 2048];
+}
+
+#include "kernel_dense_loop.h"
+
+/* Probability of a one, as the profile has it. */
+static inline __attribute__((always_inline)) uint32_t NAME(probability)(const Model *m, Scratch *s, Bit *b, uint32_t c0, int k, const int pack, const int dense) {
+    uint32_t p = NAME(predict)(m, s, b, c0, k, pack);
+    return dense ? NAME(dense_predict)(m, s, b, c0) : p;
 }
 
 static inline __attribute__((always_inline)) void NAME(update)(const Model *m, Scratch *s, const Bit *b, uint32_t c0, int bit, const int pack) {
@@ -369,21 +377,24 @@ static inline __attribute__((always_inline)) void NAME(update)(const Model *m, S
 }
 
 /* One record that is known: coded when rc is not NULL, counted when cost is not, and learned from in any case. */
-static inline __attribute__((always_inline)) void NAME(follow)(const Model *m, Scratch *s, const uint8_t *record, size_t n, Encoder *rc, uint16_t *cost, const int pack) {
+static inline __attribute__((always_inline)) void NAME(follow)(const Model *m, Scratch *s, const uint8_t *record, size_t n, Encoder *rc, uint16_t *cost, const int pack, const int dense) {
     Bit b;
     NAME(look_ahead)(m, s);
     for (size_t i = 0; i <= n; i++) {
         uint32_t c = i < n ? record[i] : 0, c0 = 1, spent = 0;
         NAME(begin_byte)(m, s, pack);
+        if (dense) NAME(dense_begin_byte)(m, s, pack);
         for (int k = 7; k >= 0; k--) {
             int bit = c >> k & 1;
-            uint32_t p = NAME(predict)(m, s, &b, c0, k, pack);
+            uint32_t p = NAME(probability)(m, s, &b, c0, k, pack, dense);
             if (!k) NAME(guess_byte)(m, s, c);
             if (rc) encode_bit(rc, p, bit);
             if (cost) spent += bit_cost(bit ? p : 65536 - p);
             NAME(update)(m, s, &b, c0, bit, pack);
+            if (dense) dense_miss(s, &b, bit);
             c0 = c0 * 2 + (uint32_t)bit;
         }
+        if (dense) dense_end_byte(s);
         if (!c) {
             int literal = i < n;
             if (rc) encode_bit(rc, s->p_zero, literal);
@@ -395,44 +406,56 @@ static inline __attribute__((always_inline)) void NAME(follow)(const Model *m, S
     }
 }
 
+static inline void NAME(next)(Scratch *s, int type, const int dense) {
+    record_next(s, type);
+    if (dense) dense_begin_record(s, type);
+}
+
 /* Codes the records of a sequence, which lie end to end in raw, after learning from the first `primed` of them. cost: of one record. */
-static inline __attribute__((always_inline)) void NAME(encode_loop)(const Model *m, Scratch *s, const Sequence *q, const uint8_t *raw, Encoder *rc, uint16_t *cost, const int pack) {
+static inline __attribute__((always_inline)) void NAME(encode_loop)(const Model *m, Scratch *s, const Sequence *q, const uint8_t *raw, Encoder *rc, uint16_t *cost, const int pack, const int dense) {
     record_begin(m, s, q->types[0], raw);
+    if (dense) dense_begin_record(s, q->types[0]);
     for (size_t r = 0; r < q->count; r++) {
-        if (r) record_next(s, q->types[r]);
-        NAME(follow)(m, s, raw + s->pos, q->lengths[r], r < q->primed ? NULL : rc, cost, pack);
+        if (r) NAME(next)(s, q->types[r], dense);
+        NAME(follow)(m, s, raw + s->pos, q->lengths[r], r < q->primed ? NULL : rc, cost, pack, dense);
     }
     record_end(s);
 }
 
 static void NAME(run_encode)(const Model *m, Scratch *s, const Sequence *q, const uint8_t *raw, Encoder *rc, uint16_t *cost) {
-    if (m->has_pack) NAME(encode_loop)(m, s, q, raw, rc, cost, 1);
-    else NAME(encode_loop)(m, s, q, raw, rc, cost, 0);
+    if (q->dense && m->has_pack) NAME(encode_loop)(m, s, q, raw, rc, cost, 1, 1);
+    else if (q->dense) NAME(encode_loop)(m, s, q, raw, rc, cost, 0, 1);
+    else if (m->has_pack) NAME(encode_loop)(m, s, q, raw, rc, cost, 1, 0);
+    else NAME(encode_loop)(m, s, q, raw, rc, cost, 0, 0);
 }
 
 /* Fills out and q->lengths after what the first `primed` records hold; returns how many bytes in all, or an error. */
-static inline __attribute__((always_inline)) long NAME(decode_loop)(const Model *m, Scratch *s, const Sequence *q, Decoder *rc, uint8_t *out, size_t cap, const int pack) {
+static inline __attribute__((always_inline)) long NAME(decode_loop)(const Model *m, Scratch *s, const Sequence *q, Decoder *rc, uint8_t *out, size_t cap, const int pack, const int dense) {
     Bit b;
     record_begin(m, s, q->types[0], out);
+    if (dense) dense_begin_record(s, q->types[0]);
     size_t r = 0;
     for (; r < q->primed; r++) {
-        if (r) record_next(s, q->types[r]);
-        NAME(follow)(m, s, out + s->pos, q->lengths[r], NULL, NULL, pack);
+        if (r) NAME(next)(s, q->types[r], dense);
+        NAME(follow)(m, s, out + s->pos, q->lengths[r], NULL, NULL, pack, dense);
     }
-    if (r) record_next(s, q->types[r]);
+    if (r) NAME(next)(s, q->types[r], dense);
     size_t n = s->pos, begin = n;
     long result;
     NAME(look_ahead)(m, s);
     for (;;) {
         uint32_t c0 = 1;
         NAME(begin_byte)(m, s, pack);
+        if (dense) NAME(dense_begin_byte)(m, s, pack);
         for (int k = 7; k >= 0; k--) {
-            uint32_t p = NAME(predict)(m, s, &b, c0, k, pack);
+            uint32_t p = NAME(probability)(m, s, &b, c0, k, pack, dense);
             if (!k) NAME(guess_byte)(m, s, (c0 * 2 + (p >> 15)) & 255);
             int bit = decode_bit(rc, p);
             NAME(update)(m, s, &b, c0, bit, pack);
+            if (dense) dense_miss(s, &b, bit);
             c0 = c0 * 2 + (uint32_t)bit;
         }
+        if (dense) dense_end_byte(s);
         uint32_t c = c0 & 255;
         if (!c) {
             int literal = decode_bit(rc, s->p_zero);
@@ -442,7 +465,7 @@ static inline __attribute__((always_inline)) long NAME(decode_loop)(const Model 
                 if (r == q->count) { result = (long)n; break; }
                 if (rc->spent > SPENT_MAX) { result = NBMF_STREAM; break; }
                 begin = n;
-                record_next(s, q->types[r]);
+                NAME(next)(s, q->types[r], dense);
                 NAME(look_ahead)(m, s);
                 continue;
             }
@@ -457,5 +480,6 @@ static inline __attribute__((always_inline)) long NAME(decode_loop)(const Model 
 }
 
 static long NAME(run_decode)(const Model *m, Scratch *s, const Sequence *q, Decoder *rc, uint8_t *out, size_t cap) {
-    return m->has_pack ? NAME(decode_loop)(m, s, q, rc, out, cap, 1) : NAME(decode_loop)(m, s, q, rc, out, cap, 0);
+    if (q->dense) return m->has_pack ? NAME(decode_loop)(m, s, q, rc, out, cap, 1, 1) : NAME(decode_loop)(m, s, q, rc, out, cap, 0, 1);
+    return m->has_pack ? NAME(decode_loop)(m, s, q, rc, out, cap, 1, 0) : NAME(decode_loop)(m, s, q, rc, out, cap, 0, 0);
 }

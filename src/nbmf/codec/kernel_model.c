@@ -1,5 +1,5 @@
 /* Model and pack files (docs/spec/model.md) -> Model. Everything is checked here once, so that coding needs no checks. */
-#include "kernel_state.h"
+#include "kernel_dense.h"
 #include <stdarg.h>
 #ifdef __linux__
 #include <sys/mman.h>
@@ -31,27 +31,35 @@ static int file_check(const File *f, const char *magic) {
     return 0;
 }
 
-/* The section's items in host order, aligned; count < 0: any whole number, told in *got. NULL after fail(). */
-static const void *section(const File *f, const char *name, size_t size, long count, long *got) {
+/* The table's entry of a section, or NULL. */
+static const uint8_t *section_find(const File *f, const char *name, uint64_t *n) {
     size_t sections = le(f->data + 6, 2);
     for (size_t i = 0; i < sections; i++) {
         const uint8_t *e = f->data + FILE_HEADER + i * FILE_ENTRY;
         if (strncmp((const char *)e, name, 16)) continue;
-        uint64_t at = le(e + 16, 8), n = le(e + 24, 8);
-        if (at > f->n || n > f->n - at) { fail(f, "section %s lies outside it", name); return NULL; }
-        if (n % size || (count >= 0 && n != (uint64_t)count * size)) { fail(f, "section %s has a wrong size of %llu bytes", name, (unsigned long long)n); return NULL; }
-        if (got) *got = (long)(n / size);
-        const uint8_t *p = f->data + at;
-        if (size == 1 || (LITTLE_ENDIAN_HOST && ((uintptr_t)p & (size - 1)) == 0)) return p;
-        uint8_t *copy = malloc((size_t)n + 8);
-        if (!copy) { fail(f, "out of memory"); return NULL; }
-        f->model->owned[f->model->n_owned++] = copy;
-        for (size_t j = 0; j < n; j += size)
-            for (size_t b = 0; b < size; b++) copy[j + b] = p[j + (LITTLE_ENDIAN_HOST ? b : size - 1 - b)];
-        return copy;
+        if (n) *n = le(e + 24, 8);
+        return e;
     }
-    fail(f, "section %s is missing", name);
     return NULL;
+}
+
+/* The section's items in host order, aligned; count < 0: any whole number, told in *got. NULL after fail(). */
+static const void *section(const File *f, const char *name, size_t size, long count, long *got) {
+    uint64_t n;
+    const uint8_t *e = section_find(f, name, &n);
+    if (!e) { fail(f, "section %s is missing", name); return NULL; }
+    const uint64_t at = le(e + 16, 8);
+    if (at > f->n || n > f->n - at) { fail(f, "section %s lies outside it", name); return NULL; }
+    if (n % size || (count >= 0 && n != (uint64_t)count * size)) { fail(f, "section %s has a wrong size of %llu bytes", name, (unsigned long long)n); return NULL; }
+    if (got) *got = (long)(n / size);
+    const uint8_t *p = f->data + at;
+    if (size == 1 || (LITTLE_ENDIAN_HOST && ((uintptr_t)p & (size - 1)) == 0)) return p;
+    uint8_t *copy = malloc((size_t)n + 8);
+    if (!copy) { fail(f, "out of memory"); return NULL; }
+    f->model->owned[f->model->n_owned++] = copy;
+    for (size_t j = 0; j < n; j += size)
+        for (size_t b = 0; b < size; b++) copy[j + b] = p[j + (LITTLE_ENDIAN_HOST ? b : size - 1 - b)];
+    return copy;
 }
 
 /* A dozen random lines a byte miss the TLB a dozen times with 4 KB pages: where the system gives large pages on request, the line
@@ -106,6 +114,57 @@ static void cells_open(int16_t *cells, const int16_t *section, int first, int n)
             memcpy(cells + k * CELLS_POSITION + (first + i) * CELLS_LIST, section + i * SM_CELLS + k * 256, 256 * sizeof *cells);
 }
 
+/* A section of int8 or int16 rows [out][in], laid out as [input pair][output][2]. */
+static const void *paired(const File *f, const char *name, size_t size, long n_out, long n_in) {
+    const uint8_t *rows = section(f, name, size, n_out * n_in, NULL);
+    uint8_t *to = NULL;
+    if (!rows) return NULL;
+    if (posix_memalign((void **)&to, 64, (size_t)(n_out * n_in) * size)) { fail(f, "out of memory"); return NULL; }
+    f->model->owned[f->model->n_owned++] = to;
+    for (long i = 0; i < n_in; i++)
+        for (long o = 0; o < n_out; o++)
+            memcpy(to + (size_t)((i / 2 * n_out + o) * 2 + i % 2) * size, rows + (size_t)(o * n_in + i) * size, size);
+    return to;
+}
+
+static int affine_open(const File *f, Affine *a, const char *name, const char *scale, long n_out, long n_in) {
+    a->n_in = (uint32_t)n_in; a->n_out = (uint32_t)n_out;
+    if (!(a->weights = paired(f, name, 1, n_out, n_in)) || !(a->scale = section(f, scale, 2, 2 * n_out, NULL))) return -1;
+    a->bias = a->scale + n_out;
+    return 0;
+}
+
+static int in_range(const int16_t *x, long n) {
+    for (long i = 0; i < n; i++) if (x[i] < -4095 || x[i] > 4095) return 0;
+    return 1;
+}
+
+/* The dense profile, where the model has one. What its weights are held to keeps every sum of the bit network within 32 bits. */
+static int dense_open(const File *f, Dense *d) {
+    long n = 0;
+    if (!section_find(f, "dense_rows", NULL)) return 0;
+    if (!(d->rows = section(f, "dense_rows", 1, -1, &n))) return -1;
+    if (!n || n % (32 * D_ROWS) || n > (long)DENSE_WIDTH_MAX * D_ROWS) return fail(f, "section dense_rows has a wrong size");
+    const long width = n / D_ROWS;
+    if (!section(f, "dense_middle", 1, -1, &n)) return -1;
+    if (!n || n % (32 * width) || n > DENSE_WIDTH_MAX * width) return fail(f, "section dense_middle has a wrong size");
+    const long middle = n / width;
+    const int16_t *first, *second;
+    if (affine_open(f, &d->layer[0], "dense_layer1", "dense_scale1", 2 * width, width) < 0 || affine_open(f, &d->layer[1], "dense_layer2", "dense_scale2", 2 * width, width) < 0 ||
+        affine_open(f, &d->middle, "dense_middle", "dense_mid_scale", middle, width) < 0 || affine_open(f, &d->context, "dense_context", "dense_ctx_scale", DENSE_ONES, middle) < 0 ||
+        !(d->byte = section(f, "dense_byte", 1, 256 * middle, NULL)) || !(d->byte_scale = section(f, "dense_byte_scal", 2, 256, NULL)) ||
+        !(d->node = section(f, "dense_node", 2, 256 * DENSE_ONES, NULL)) || !(first = section(f, "dense_first", 2, DENSE_ONES * DENSE_INPUTS, NULL)) ||
+        !(d->first = paired(f, "dense_first", 2, DENSE_ONES, DENSE_INPUTS)) || !(second = section(f, "dense_second", 2, DENSE_TWOS * DENSE_ONES, NULL)) ||
+        !(d->second = paired(f, "dense_second", 2, DENSE_TWOS, DENSE_ONES)) || !(d->second_bias = section(f, "dense_second_b", 2, DENSE_TWOS, NULL)) ||
+        !(d->third = section(f, "dense_third", 2, DENSE_TWOS + 1, NULL)) || !(d->skip = section(f, "dense_skip", 2, 256 * 32, NULL)))
+        return -1;
+    if (!in_range(first, DENSE_ONES * DENSE_INPUTS) || !in_range(second, DENSE_TWOS * DENSE_ONES) || !in_range(d->third, DENSE_TWOS + 1) ||
+        !in_range(d->skip, 256 * 32) || !in_range(d->byte_scale, 256))
+        return fail(f, "a weight of the dense profile lies outside -4095..4095");
+    d->width = (uint32_t)width;
+    return huge_pages(f, (const uint8_t **)&d->rows, (size_t)width * D_ROWS) < 0 ? fail(f, "out of memory") : 0;
+}
+
 int nbmf_model_open(Model *m, const uint8_t *model, size_t n_model, const uint8_t *pack, size_t n_pack, char *error) {
     memset(m, 0, sizeof *m);
     File f = { model, n_model, "model", error, m }, g = { pack, n_pack, "pack", error, m };
@@ -135,6 +194,7 @@ int nbmf_model_open(Model *m, const uint8_t *model, size_t n_model, const uint8_
     cells_open(cells, lists, 0, N_STATIC);
     cells_open(cells, local, LANE_LOCAL, N_LOCAL);
     m->cells = cells;
+    if (dense_open(&f, &m->dense) < 0) return -1;
     if (pack) {
         const uint8_t *id;
         if (file_check(&g, "NBMP") < 0 || tables_open(&g, &m->pack) < 0 || !(id = section(&g, "model_id", 1, 32, NULL))) return -1;

@@ -36,7 +36,13 @@ typedef struct { uint8_t sym[7], count[7]; uint16_t tag; } LocalSlot;   /* tag 0
 typedef struct { uint32_t pos, len, byte; } Primer;
 
 /* What predict leaves for update. */
-typedef struct { _Alignas(16) int16_t dot[8]; uint32_t row[N_SETS], p; int match_cell, primer_cell[2]; } Bit;
+typedef struct { _Alignas(16) int16_t dot[8]; uint32_t row[N_SETS], p; int32_t total; int match_cell, primer_cell[2]; } Bit;
+
+typedef struct {
+    _Alignas(64) int16_t state[DENSE_LAYERS][DENSE_WIDTH_MAX];
+    _Alignas(64) int16_t middle[DENSE_WIDTH_MAX], context[DENSE_ONES];
+    uint32_t type, miss, missed;  /* of the record; how wrong the mixer has been of late, and in this byte: sums of |goal - p| */
+} DenseState;
 
 struct Scratch {
     _Alignas(64) uint8_t sym[N_LISTS * LIST_LEN];      /* list i at SLOT[i] */
@@ -52,6 +58,7 @@ struct Scratch {
     const uint8_t *buf; size_t pos;                  /* the record so far */
     uint32_t match_len, match_byte; size_t match_at;
     Primer primer[2];
+    DenseState dense;
     uint32_t epoch;                                  /* match_pos entries below it are of earlier records */
     uint32_t match_pos[MATCH_SLOTS];
     LocalSlot local[N_LOCAL * LOCAL_SLOTS];

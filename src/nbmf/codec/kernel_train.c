@@ -1,4 +1,4 @@
-#include "kernel_state.h"
+#include "kernel_dense.h"
 #include "kernel_train.h"
 #include <math.h>
 
@@ -210,11 +210,45 @@ double nbmf_train_fit(const Records *t, const Model *m, float *w, float *f, floa
     return bits;
 }
 
-void nbmf_train_costs(const Records *t, const Model *m, uint16_t *cost) {
+void nbmf_train_inputs(const Records *t, const Model *m, int16_t *in, uint16_t *rows, uint8_t *bits) {
     Scratch *s = nbmf_scratch_new();
     for (int64_t r = t->first; r < t->last; r++) {
         size_t n = (size_t)(t->offset[r + 1] - t->offset[r]);
-        const Sequence one = { 1, 0, t->type + r, &n };
+        const uint8_t *b = t->data + t->offset[r];
+        Bit found;
+        record_begin(m, s, t->type[r], b);
+        dense_begin_record(s, t->type[r]);
+        NAME(look_ahead)(m, s);
+        for (size_t i = 0; i <= n; i++) {
+            uint32_t c = i < n ? b[i] : 0, c0 = 1, row[D_CONTEXTS];
+            NAME(begin_byte)(m, s, m->has_pack);
+            dense_rows(s, m->has_pack, row);
+            for (int j = 0; j < D_CONTEXTS; j++) *rows++ = (uint16_t)row[j];
+            s->dense.missed = 0;
+            for (int k = 7; k >= 0; k--) {
+                int bit = c >> k & 1;
+                NAME(predict)(m, s, &found, c0, k, m->has_pack);
+                NAME(dense_inputs)(s, &found, found.total, in);
+                in += DENSE_INPUTS;
+                *bits++ = (uint8_t)bit;
+                NAME(update)(m, s, &found, c0, bit, m->has_pack);
+                dense_miss(s, &found, bit);
+                c0 = c0 * 2 + (uint32_t)bit;
+            }
+            dense_end_byte(s);
+            NAME(guess_byte)(m, s, c);
+            if (i < n) NAME(end_byte)(m, s, c);
+        }
+        record_end(s);
+    }
+    nbmf_scratch_free(s);
+}
+
+void nbmf_train_costs(const Records *t, const Model *m, int dense, uint16_t *cost) {
+    Scratch *s = nbmf_scratch_new();
+    for (int64_t r = t->first; r < t->last; r++) {
+        size_t n = (size_t)(t->offset[r + 1] - t->offset[r]);
+        const Sequence one = { 1, 0, t->type + r, &n, dense };
         NAME(run_encode)(m, s, &one, t->data + t->offset[r], NULL, cost);
         cost += n + 1;
     }

@@ -23,6 +23,8 @@ int nbmf_train_apply(const Records *, int context, int64_t n, const uint64_t *ha
 void nbmf_train_cells(const Records *, const Model *, uint32_t *lists, uint32_t *match, uint32_t *state);
 /* One pass of gradient descent over the records: w[TOTAL_ROWS][LANES], f[256][8]; returns the bits that were spent. */
 double nbmf_train_fit(const Records *, const Model *, float *w, float *f, float rate, float final_rate);
-/* cost[position] as the codec would spend it, 1/256 bit */
-void nbmf_train_costs(const Records *, const Model *, uint16_t *cost);
+/* What the dense profile's networks look at: in[position][8][DENSE_INPUTS], rows[position][D_CONTEXTS] of the embedding, bits[position][8]. */
+void nbmf_train_inputs(const Records *, const Model *, int16_t *in, uint16_t *rows, uint8_t *bits);
+/* cost[position] as the codec would spend it in a profile, 1/256 bit */
+void nbmf_train_costs(const Records *, const Model *, int dense, uint16_t *cost);
 #endif

@@ -32,6 +32,7 @@ ENTRY_SIZE: Final = 32
 ALIGNMENT: Final = 64
 ID_AT: Final = 16  # offset of the content id
 ID_SIZE: Final = 32
+DENSE_SECTION: Final = "dense_rows"  # a model has the dense profile when it has this section
 PACKAGED: Final = Path(__file__).resolve().parent.parent / "models"
 
 
@@ -47,6 +48,11 @@ class Model:
     def card(self) -> dict[str, Any]:
         """What the file says of its making: data, sizes, figures."""
         return _card(self.buffer)
+
+    @functools.cached_property
+    def profiles(self) -> tuple[str, ...]:
+        """The profiles it has the weights of: fast, and dense where the networks are in it."""
+        return ("fast", "dense") if DENSE_SECTION in section_table(self.buffer) else ("fast",)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,15 @@ from nbmf.codec.reference_context import (
     context_state,
     context_update,
 )
+from nbmf.codec.reference_dense import (
+    Dense,
+    State,
+    dense_begin_byte,
+    dense_end_byte,
+    dense_open,
+    dense_predict,
+    dense_rows,
+)
 from nbmf.codec.reference_model import (
     I64,
     LANE_BIAS,
@@ -48,6 +57,7 @@ from nbmf.codec.reference_model import (
     SM_CELLS,
     U8,
     Expected,
+    File,
     Model,
     Tables,
     model_open,
@@ -89,11 +99,13 @@ class Primer:
 class Scratch:
     """All that changes while one record is coded, made anew for each; lists lie in it as [entry][list]."""
 
-    def __init__(self, m: Model, value_type: int) -> None:
+    def __init__(self, m: Model, value_type: int, d: Dense | None = None) -> None:
         self.context = Context(value_type)
+        self.d = d
+        self.z = State(d, value_type) if d else None  # of the dense profile
         self.buf = bytearray()  # the record so far
         self.p_zero = 16384 if value_type == 2 else 256
-        self.p = self.state = self.set0 = self.set3 = 0
+        self.p = self.sum = self.state = self.set0 = self.set3 = 0
         self.o1_at = self.o2_at = 0  # where the rows of the last byte, the last pair begin
         self.match_len = self.match_at = self.match_byte = 0
         self.match_pos: dict[int, int] = {}  # hash of the last four bytes -> position after them
@@ -245,6 +257,7 @@ def zero_update(s: Scratch, literal: int) -> None:
 def record_next(s: Scratch, value_type: int) -> None:
     """The next record of a sequence: a new context, while all that was learned goes on."""
     s.context = Context(value_type)
+    s.z = State(s.d, value_type) if s.d else None
     s.match_len = 0
     for p in s.primers:
         p.length = 0
@@ -389,6 +402,10 @@ def begin_byte(m: Model, s: Scratch) -> None:
     if len(m.tables) > 1:  # the pack's order 6 or structure, order 4, order 3, or none of them
         own = 3 if in_pack & 0x48 else 2 if in_pack & 4 else 1 if in_pack & 2 else 0
     s.set3 = ((words * 4 + own) * 8 + s.state) * 8
+    if s.d and s.z:
+        pack = 1 + own * 4 + length_class(s.primers[1].length) if len(m.tables) > 1 else 0
+        match = s.match_len, s.match_byte
+        dense_begin_byte(s.d, s.z, dense_rows(x, s.z, s.set3, len(s.buf), match, pack))
 
 
 def expected(table: Expected, length: int, byte: int, c0: int, k: int) -> int:
@@ -434,8 +451,16 @@ def predict(m: Model, s: Scratch, c0: int, k: int) -> int:
     s.dots = [-2047 if d < -2047 * 256 else d >> 8 if d < 2048 * 256 else 2047 for d in dot(s)]
     fw, at = s.final_weights, c0 * 8
     total = sum([d * fw[at + j] for j, d in enumerate(s.dots)]) >> 14
-    s.p = m.squash[min(max(total, -2047), 2047) + 2048]
-    return s.p
+    s.sum = min(max(total, -2047), 2047)
+    s.p = m.squash[s.sum + 2048]
+    return dense_predict(s.d, s.z, dense_inputs(s), s.sum, c0) if s.d and s.z else s.p
+
+
+def dense_inputs(s: Scratch) -> I64:
+    """What the bit network looks at: 26 lanes, the five sums and their total; the masses of each list."""
+    cells = s.base_cells & 0xFF
+    lanes = [*s.inputs[:25].tolist(), s.lane[LANE_STATE], *s.dots, s.sum]
+    return np.concatenate([np.array(lanes, np.int64), cells & 0xF0, (cells & 15) << 4])
 
 
 def update(m: Model, s: Scratch, c0: int, bit: int) -> None:
@@ -450,6 +475,8 @@ def update(m: Model, s: Scratch, c0: int, bit: int) -> None:
             w = fw[at] + (d * e + 32768 >> 16)
             fw[at] = w if -32768 <= w <= 32767 else 32767 if w > 0 else -32768
     narrow(s, bit)
+    if s.z:
+        s.z.missed += goal - s.p if bit else s.p
 
 
 def follow(m: Model, s: Scratch, raw: bytes, rc: Encoder | None, cost: list[int] | None) -> None:
@@ -467,6 +494,8 @@ def follow(m: Model, s: Scratch, raw: bytes, rc: Encoder | None, cost: list[int]
                 spent += bit_cost(p if bit else 65536 - p)
             update(m, s, c0, bit)
             c0 = c0 * 2 + bit
+        if s.z:
+            dense_end_byte(s.z)
         if not c:
             literal = int(i < len(raw))
             if rc is not None:
@@ -481,18 +510,24 @@ def follow(m: Model, s: Scratch, raw: bytes, rc: Encoder | None, cost: list[int]
 
 
 def run_encode(
-    m: Model, types: bytes, raws: list[bytes], rc: Encoder | None, cost: list[int] | None, primed: int = 0
+    m: Model,
+    d: Dense | None,
+    types: bytes,
+    raws: list[bytes],
+    rc: Encoder | None,
+    cost: list[int] | None,
+    primed: int = 0,
 ) -> None:
     """Codes records after learning from the first `primed` of them."""
-    s = Scratch(m, types[0])
+    s = Scratch(m, types[0], d)
     for number, raw in enumerate(raws):
         if number:
             record_next(s, types[number])
         follow(m, s, raw, None if number < primed else rc, cost)
 
 
-def run_decode(m: Model, types: bytes, rc: Decoder, cap: int, primed: list[bytes]) -> list[bytes]:
-    s = Scratch(m, types[0])
+def run_decode(m: Model, d: Dense | None, types: bytes, rc: Decoder, cap: int, primed: list[bytes]) -> list[bytes]:
+    s = Scratch(m, types[0], d)
     for number, raw in enumerate(primed):
         if number:
             record_next(s, types[number])
@@ -508,6 +543,8 @@ def run_decode(m: Model, types: bytes, rc: Decoder, cap: int, primed: list[bytes
             bit = decode_bit(rc, predict(m, s, c0, k))
             update(m, s, c0, bit)
             c0 = c0 * 2 + bit
+        if s.z:
+            dense_end_byte(s.z)
         c = c0 & 0xFF
         if not c:
             literal = decode_bit(rc, s.p_zero)
@@ -548,10 +585,10 @@ def encoder_flush(e: Encoder) -> None:
 # -- _kernelmodule.c ---------------------------------------------------------------------------------------------------
 
 
-def check_call(value_type: int, profile: int, n: int) -> None:
+def check_call(profiles: int, value_type: int, profile: int, n: int) -> None:
     if not 0 <= value_type <= 3:
         raise ValueError(f"value type {value_type} is not 0..3")
-    if profile != 0:
+    if not 0 <= profile < profiles:
         raise ValueError(f"profile {profile} is not in this model")
     if n > SEGMENT_SIZE:
         raise ValueError(f"{n} bytes are over one segment ({SEGMENT_SIZE})")
@@ -562,19 +599,26 @@ class Coder:
 
     def __init__(self, model: Buffer, pack: Buffer | None = None) -> None:
         self._model = model_open(model, pack)
+        self._dense = dense_open(File(memoryview(model).cast("B"), "model"), self._model.squash)
+        self._profiles = 2 if self._dense else 1
+
+    def _check(self, value_type: int, profile: int, n: int) -> Dense | None:
+        """The dense profile's networks where it is asked for."""
+        check_call(self._profiles, value_type, profile, n)
+        return self._dense if profile else None
 
     def encode(self, raw: Buffer, value_type: int, profile: int = 0) -> bytes:
         """The payload of `raw`, which ends by itself."""
         data = bytes(memoryview(raw))
-        check_call(value_type, profile, len(data))
+        d = self._check(value_type, profile, len(data))
         e = Encoder()
-        run_encode(self._model, bytes([value_type]), [data], e, None)
+        run_encode(self._model, d, bytes([value_type]), [data], e, None)
         encoder_flush(e)
         return bytes(e.out[1:])
 
     def decode(self, payload: Buffer, value_type: int, profile: int = 0, max_out: int = SEGMENT_SIZE) -> bytes:
         """The raw bytes of `payload`. Raises StreamError, and StreamLimit past `max_out` bytes."""
-        check_call(value_type, profile, 0)
+        self._check(value_type, profile, 0)
         return self.decode_sequence(payload, bytes([value_type]), profile, max_out)[0]
 
     def encode_sequence(self, raws: list[bytes], value_types: bytes, profile: int, primed: int = 0) -> bytes:
@@ -583,7 +627,7 @@ class Coder:
             raise ValueError("one type per item is wanted, and an item")
         data = self._joined(raws, value_types, profile)
         e = Encoder()
-        run_encode(self._model, value_types, data, e, None, primed)
+        run_encode(self._model, self._dense if profile else None, value_types, data, e, None, primed)
         encoder_flush(e)
         return bytes(e.out[1:])
 
@@ -600,31 +644,30 @@ class Coder:
         if len(primed) >= len(value_types):
             raise ValueError("one type per item is wanted, and an item")
         for kind in value_types:
-            check_call(kind, profile, 0)
+            self._check(kind, profile, 0)
         known = self._joined(primed, value_types, profile)
         cap = min(max(max_out, 0), SEGMENT_SIZE)
         if sum(map(len, known)) > cap:
             raise StreamLimit("decoded size is over the limit")
-        d = Decoder(data)
-        raws = run_decode(self._model, value_types, d, cap, known)
-        if d.pos < len(data):  # bytes after the end
+        rc = Decoder(data)
+        raws = run_decode(self._model, self._dense if profile else None, value_types, rc, cap, known)
+        if rc.pos < len(data):  # bytes after the end
             raise StreamError("the stream does not decode")
         return raws
 
-    @staticmethod
-    def _joined(raws: list[bytes], value_types: bytes, profile: int) -> list[bytes]:
+    def _joined(self, raws: list[bytes], value_types: bytes, profile: int) -> list[bytes]:
         data, total = [bytes(memoryview(raw)) for raw in raws], 0
         for raw, kind in zip(data, value_types, strict=False):
             total += len(raw)
-            check_call(kind, profile, total)
+            self._check(kind, profile, total)
         return data
 
     def costs(self, raw: Buffer, value_type: int, profile: int = 0) -> bytes:
         """Little-endian uint16 costs in 1/256 bit, saturating: one a byte and one for the end."""
         data = bytes(memoryview(raw))
-        check_call(value_type, profile, len(data))
+        d = self._check(value_type, profile, len(data))
         cost: list[int] = []
-        run_encode(self._model, bytes([value_type]), [data], None, cost)
+        run_encode(self._model, d, bytes([value_type]), [data], None, cost)
         return np.array(cost, "<u2").tobytes()
 
     def encode_many(self, raws: list[bytes], value_types: bytes, profile: int, threads: int) -> list[bytes]:
@@ -639,13 +682,12 @@ class Coder:
         self._check_many(payloads, value_types, profile, False)
         return [self.decode(data, kind, profile, max_out) for data, kind in zip(payloads, value_types, strict=True)]
 
-    @staticmethod
-    def _check_many(data: list[bytes], value_types: bytes, profile: int, sized: bool) -> None:
+    def _check_many(self, data: list[bytes], value_types: bytes, profile: int, sized: bool) -> None:
         """Every call is checked before the first is made."""
         if len(value_types) != len(data):
             raise ValueError("one type per item is wanted")
         for item, kind in zip(data, value_types, strict=True):
-            check_call(kind, profile, memoryview(item).nbytes if sized else 0)
+            self._check(kind, profile, memoryview(item).nbytes if sized else 0)
 
 
 def load(model: Buffer, pack: Buffer | None = None) -> Coder:

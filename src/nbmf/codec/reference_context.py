@@ -9,7 +9,7 @@ import numpy.typing as npt
 DEPTH_MAX: Final = 16
 PRIME: Final = 0x2C1B3C6D
 MASK32, MASK64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
-KIND: Final = [kind * 0xA24BAED4963EE407 & MASK64 for kind in range(21)]
+KIND: Final = [kind * 0xA24BAED4963EE407 & MASK64 for kind in range(47)]
 LETTER: Final = [97 <= c | 32 <= 122 or c >= 128 for c in range(256)]
 CLASS: Final = [1 if 48 <= c <= 57 else 2 if LETTER[c] else 3 if c == 32 else 4 for c in range(256)]
 NEWLINE, QUOTE, COMMA, COLON, BACKSLASH, OPEN_ARRAY = b'\n",:\\['

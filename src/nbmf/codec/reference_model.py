@@ -117,6 +117,11 @@ def section(f: File, name: str, size: int, count: int = -1) -> memoryview:
     fail(f, f"section {name} is missing")
 
 
+def has_section(f: File, name: str) -> bool:
+    entries = (f.data[FILE_HEADER + i * FILE_ENTRY :][:16] for i in range(le(f.data[6:8])))
+    return any(bytes(entry).split(b"\0")[0] == name.encode() for entry in entries)
+
+
 def items(f: File, name: str, dtype: str, count: int = -1) -> npt.NDArray[Any]:
     """The section's numbers, aligned and in host order: a view of the file where it has them so, else a copy."""
     kind = np.dtype(dtype)

@@ -139,7 +139,7 @@ class Codecs:
             if not exact:
                 return self.encode(replace(route, encoder=ZSTD), pair)
         elif route.encoder == NEURAL:
-            blob = codec.from_pair(value_type, raw, bare=True)
+            blob = codec.in_profile(route.profile).from_pair(value_type, raw, bare=True)
             if codec.raw(blob, bare=True) != pair:
                 self.metrics.add(NEURAL, divergences_total=1)
                 blob = _plain_blob(pair, zstd=True)
@@ -153,14 +153,14 @@ class Codecs:
     def encode_many(self, routes: Sequence[Route], pairs: Sequence[Pair]) -> list[Encoded]:
         """`encode` of each; those that go to one neural codec are coded on all cores."""
         out: list[Encoded | None] = [None] * len(pairs)
-        together: dict[str, list[int]] = {}
+        together: dict[tuple[str, str], list[int]] = {}
         for i, route in enumerate(routes):
             if route.encoder == NEURAL and not route.shadow:
-                together.setdefault(route.domain or "", []).append(i)
+                together.setdefault((route.domain or "", route.profile), []).append(i)
             else:
                 out[i] = self.encode(route, pairs[i])
-        for domain, places in together.items():
-            codec = self.of_domain(domain)
+        for (domain, profile), places in together.items():
+            codec = self.of_domain(domain).in_profile(profile)
             blobs = codec.from_pairs([pairs[i] for i in places], bare=True)
             backs = codec.raw_many(blobs, bare=True)
             for i, blob, back in zip(places, blobs, backs, strict=True):

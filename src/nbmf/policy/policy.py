@@ -23,9 +23,9 @@ PROFILES: Final = ("fast", "dense")  # from the quickest to the smallest
 ENCODERS: Final = ("neural", "zstd", "stored", "stub")
 # What this version can do; a policy that asks for more is refused before anything is written.
 FIDELITIES_AVAILABLE: tuple[str, ...] = ("lossless",)
-PROFILES_AVAILABLE: tuple[str, ...] = ("fast",)
+PROFILES_AVAILABLE: tuple[str, ...] = PROFILES
 
-AUTO: Final = "auto"  # the profile: "fast" in the warm tier, the smallest available in the cold one
+AUTO: Final = "auto"  # the profile: "fast" in every tier
 NEVER: Final = "never"
 UNLIMITED: Final = "unlimited"
 PACK_SUFFIX: Final = ".nbp"
@@ -69,10 +69,11 @@ class Rules:
     quota_bytes: int | None = None
 
     def profile_in(self, tier: str) -> str:
-        """ "fast" or "dense": the profile of what is coded for a tier, "warm" or "cold"."""
-        if self.profile != AUTO:
-            return self.profile
-        return PROFILES_AVAILABLE[-1] if tier == "cold" else PROFILES[0]
+        """ "fast" or "dense": the profile of what is coded for a tier, "warm" or "cold".
+
+        A reader of an archive decodes whole blocks for one record, so these are always fast.
+        """
+        return PROFILES[0] if self.profile == AUTO or tier == "cold" else self.profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -166,6 +166,27 @@ def fit(sections: Sections, held: Records, tick: Tick) -> list[float]:
     return course
 
 
+def pack_trials(
+    corpus: Corpus, groups: Sequence[NDArray[np.int64]], file: bytes, rng: np.random.Generator, most: int
+) -> Iterator[tuple[bytes, Records]]:
+    """Packs learned from few and from many records of one half of each group, and records to judge them on.
+
+    Those are `most` bytes of the other half, and of other groups as many as STRANGE says. `file` is the packs' model.
+    """
+    records = corpus.records
+    for number, group in enumerate(groups):
+        order = rng.permutation(group)
+        half = len(order) // 2
+        for few in sorted({min(half, int(rng.choice(FEW))), half}):
+            pack, _ = learn([(int(records.type[i]), records.raw(int(i))) for i in order[:few]], file)
+            test = order[half:]
+            size = np.cumsum(np.diff(records.offset)[test])
+            test = test[: max(1, int(np.searchsorted(size, most)))]
+            others = np.concatenate([g for i, g in enumerate(groups) if i != number] or [test])
+            strange = rng.choice(others, max(1, int(len(test) * STRANGE)))
+            yield pack, records.select(rng.permutation(np.concatenate([test, strange])))
+
+
 def fit_packs(
     sections: Sections, corpus: Corpus, groups: Sequence[NDArray[np.int64]], seed: int, tick: Tick
 ) -> list[float]:
@@ -177,18 +198,9 @@ def fit_packs(
     rng = np.random.default_rng(seed)
     file = model_file(sections)
     trials: list[tuple[bytes, Records]] = []
-    for number, group in enumerate(groups):
-        tick("learning packs to fit for", number, len(groups))
-        order = rng.permutation(group)
-        half = len(order) // 2
-        for few in {min(half, int(rng.choice(FEW))), half}:
-            pack, _ = learn([(int(corpus.records.type[i]), corpus.records.raw(int(i))) for i in order[:few]], file)
-            test = order[half:]
-            size = np.cumsum(np.diff(corpus.records.offset)[test])
-            test = test[: max(1, int(np.searchsorted(size, EVALUATED)))]
-            others = np.concatenate([g for i, g in enumerate(groups) if i != number] or [test])
-            strange = rng.choice(others, max(1, int(len(test) * STRANGE)))
-            trials.append((pack, corpus.records.select(rng.permutation(np.concatenate([test, strange])))))
+    for number, trial in enumerate(pack_trials(corpus, groups, file, rng, EVALUATED)):
+        tick("learning packs to fit for", min(number // 2, len(groups)), len(groups))
+        trials.append(trial)
     tick("learning packs to fit for", len(groups), len(groups))
     counts = [_count(_coder(sections, pack), test) for pack, test in trials]
     sections["pack_lists"] = logits(sum(c[0] for c in counts)[STATIC_CONTEXTS + LOCAL_CONTEXTS :])  # type: ignore[index]

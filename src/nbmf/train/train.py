@@ -1,14 +1,20 @@
-"""The whole recipe: read, hold back, count, prune, quantize, calibrate, fit, fit for packs, write."""
+"""The whole recipe: read, count, prune, quantize; fit what mixes on a stand-in that has not seen whole sources; write.
+
+What is counted is counted of all records. What is fitted (cells, mixer, the mixer for packs, the dense profile's
+networks) would believe a model that has seen every source more than it deserves on records of a new one. So it is
+fitted on a *stand-in*, counted from some of the sources: on the others, and on records held back from it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import pickle
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +24,6 @@ from numpy.typing import NDArray
 
 from nbmf.codec import kernel
 from nbmf.codec.counting import (
-    COST_UNIT,
     STATIC_CONTEXTS,
     Lists,
     Records,
@@ -31,12 +36,35 @@ from nbmf.codec.model import MODEL_SUFFIX
 from nbmf.errors import DataError
 from nbmf.train import data as reading
 from nbmf.train.data import Corpus
-from nbmf.train.fit import LOGIT_MOST, STRETCH_ONE, Sections, Tick, blank, calibrate, fit, fit_packs, logits, model_file
+from nbmf.train.fit import (
+    LOGIT_MOST,
+    STRETCH_ONE,
+    Sections,
+    Tick,
+    blank,
+    calibrate,
+    fit,
+    fit_packs,
+    logits,
+    model_file,
+    pack_trials,
+)
 
-HELD_EVERY: Final = 33  # one record in so many is held back from counting, to calibrate and fit with
+HELD_EVERY: Final = 33  # one record in so many of the stand-in's sources is held back from it
+STAND_IN: Final = 3, 5  # of so many sources in a row, in order of size, the stand-in sees as many
+SOURCES_LEAST: Final = 5  # with fewer sources the records are dealt out instead
+FIT_BYTES: Final = 200_000  # most of one source that the mixer is fitted on
+NET_BYTES: Final = 1_500_000  # ... and the networks
+NET_SHARES: Final = (0.65, 0.2, 0.15)  # of what the networks see: new sources, the stand-in's own, records with packs
 ROW_LEAST: Final = 20  # occurrences that give a pair of bytes a row of its own
 PACK_SOURCE_RECORDS: Final = 120  # fewest of a source that packs are fitted on
 PACK_SOURCES: Final = 24  # most of them
+PACK_RECORDS: Final = 4000  # most of one
+# The sections that are fitted, and come from the stand-in.
+FITTED: Final = (
+    "lists", "local", "match", "primer_match", "state", "weights", "final",
+    "pack_lists", "pack_match", "pack_weights", "pack_final",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,13 +74,14 @@ class Size:
     lines: int
     rows: int  # of order 2
     threshold: float  # bits that a pair must save
-    pack_bytes: int  # of the records that the smaller model, which packs are fitted with, is counted from
+    width: int  # of the networks
+    steps: int  # of their training, of 6,144 bytes each
 
 
 SIZES: Final = {
-    "toy": Size(2_048, 512, 8.0, 1 << 19),
-    "small": Size(65_536, 4_096, 10.0, 8 << 20),
-    "base": Size(425_984, 8_192, 10.0, 24 << 20),
+    "toy": Size(2_048, 512, 8.0, 32, 30),
+    "small": Size(65_536, 4_096, 10.0, 64, 1_500),
+    "base": Size(425_984, 8_192, 10.0, 128, 6_000),
 }
 
 
@@ -62,45 +91,64 @@ def run(
     *,
     size: str = "base",
     seed: int = 1,
+    dense: bool = False,
+    device: str = "cpu",
     resume: bool = False,
     tick: Tick = lambda *_: None,
 ) -> dict[str, Any]:
     """Trains a model from JSONL files or folders and writes it to `out` (a path in .nbm). Returns its card.
 
-    Finished stages are kept in the folder `out`.work, from which `resume` goes on when data, size and seed are the
-    same. Raises DataError, OSError.
+    `dense` adds the networks of the dense profile, trained in PyTorch on `device`. Finished stages are kept in the
+    folder `out`.work, from which `resume` goes on when data, size and seed are the same. Raises DataError, OSError.
     """
     path = Path(out)
     if path.suffix != MODEL_SUFFIX:
         raise DataError(f"{path}: a model's name ends in {MODEL_SUFFIX}")
     if size not in SIZES:
         raise DataError(f"size {size!r} is not one of {', '.join(SIZES)}")
+    if dense:
+        _torch_or_error()
     dial = SIZES[size]
     started = time.monotonic()
     corpus = reading.load(data, tick)
     stages = Stages(path.with_suffix(path.suffix + ".work"), resume, (size, seed, _digest(corpus.records)))
-    everything = np.arange(len(corpus.records))
-    held = everything % HELD_EVERY == seed % HELD_EVERY if len(everything) > HELD_EVERY else everything >= 0
-    counted = everything[~held] if not held.all() else everything
-    back = corpus.records.select(everything[held])
-    sections, kept = stages.run("model", lambda: _model(corpus.records.select(counted), back, dial, stages, tick))
-    packs = stages.run("packs", lambda: _packs(corpus, sections, dial, seed, tick))
-    sections.update(packs["sections"])
+    parts = divide(corpus, seed)
+    sections, kept = stages.run("lists", lambda: counted(corpus.records, dial, stages, "", tick))
+    fitted = stages.run("fit", lambda: fitted_on_stand_in(corpus, parts, dial, seed, stages, tick))
+    sections.update({name: fitted["sections"][name] for name in FITTED})
+    figures: dict[str, Any] = {}
+    if dense:
+        made = stages.run("dense", lambda: networks(corpus, parts, fitted, dial, seed, device, stages, tick))
+        sections.update(made["sections"])
+        figures = made["figures"]
     card = {
         "name": path.stem,
         "size": size,
         "seed": seed,
         "records": len(corpus.records),
         "raw_bytes": corpus.records.raw_bytes,
-        "records_held_back": int(held.sum()),
         "sources": len(corpus.sources),
+        "sources_of_stand_in": parts.sources,
         "data_sha256": _digest(corpus.records),
         "pairs_kept": kept["pairs"],
         "pairs_without_room": kept["dropped"],
-        "bits_per_byte_while_fitting": kept["course"],
-        "bits_per_byte_while_fitting_packs": packs["course"],
+        "bits_per_byte_while_fitting": fitted["course"],
+        "bits_per_byte_while_fitting_packs": fitted["packs_course"],
+        **figures,
         "nbmf": version("nbmf"),
     }
+    file = write(path, sections, card)
+    return {
+        **card,
+        "out": str(path),
+        "bytes": len(file),
+        "id": file[16:48].hex(),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def write(path: Path, sections: Sections, card: dict[str, Any]) -> bytes:
+    """Writes the model file, whole or not at all, after a coder has opened it. Returns its bytes."""
     file = model_file(sections, json.dumps(card, indent=1, ensure_ascii=False).encode())
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -109,13 +157,14 @@ def run(
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return {
-        **card,
-        "out": str(path),
-        "bytes": len(file),
-        "id": file[16:48].hex(),
-        "seconds": round(time.monotonic() - started, 1),
-    }
+    return file
+
+
+def _torch_or_error() -> None:
+    try:
+        importlib.import_module("torch")
+    except ImportError:
+        raise DataError("training the dense profile needs PyTorch: pip install 'nbmf[train]'") from None
 
 
 class Stages:
@@ -146,33 +195,141 @@ def _digest(records: Records) -> str:
     return hashlib.sha256(records.offset.tobytes() + records.data.tobytes()).hexdigest()
 
 
-def _model(
-    counted: Records, held: Records, dial: Size, stages: Stages | None, tick: Tick
-) -> tuple[Sections, dict[str, Any]]:
+@dataclass(frozen=True)
+class Parts:
+    """Record numbers: what the stand-in counts, what is held back of its sources, and records of sources new to it."""
+
+    seen: NDArray[np.int64]
+    held: NDArray[np.int64]
+    new: NDArray[np.int64]
+    sources: int  # of the stand-in; 0 where records were dealt out, not sources
+
+
+def divide(corpus: Corpus, seed: int) -> Parts:
+    """About three fifths of the sources, of every size, are the stand-in's."""
+    rng = np.random.default_rng(seed)
+    sizes = np.bincount(corpus.source, np.diff(corpus.records.offset), len(corpus.sources))
+    order = np.argsort(-sizes, kind="stable")
+    few, many = STAND_IN
+    if len(order) >= SOURCES_LEAST:
+        own = np.concatenate([rng.permutation(order[i : i + many])[:few] for i in range(0, len(order), many)])
+        inside = np.isin(corpus.source, own)
+    else:
+        own = order[:0]
+        inside = rng.permutation(len(corpus.records)) % many < few
+    numbers = np.flatnonzero(inside)
+    back = np.arange(len(numbers)) % HELD_EVERY == seed % HELD_EVERY
+    return Parts(numbers[~back], numbers[back], np.flatnonzero(~inside), len(own))
+
+
+def capped(corpus: Corpus, numbers: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Of each source, records at random of `most` bytes in all."""
+    sizes = np.diff(corpus.records.offset)
+    kept = []
+    for source in np.unique(corpus.source[numbers]):
+        of_source = rng.permutation(numbers[corpus.source[numbers] == source])
+        kept.append(of_source[: max(1, int(np.searchsorted(np.cumsum(sizes[of_source]), most)))])
+    return np.concatenate(kept) if kept else numbers[:0]
+
+
+def counted(records: Records, dial: Size, stages: Stages, name: str, tick: Tick) -> tuple[Sections, dict[str, Any]]:
+    """Orders, lists and the line table of the records. Stages are named `name`context-0 and so on."""
     sections = blank()
-    count_orders(sections, counted, dial.rows)
-    cost = order_cost(sections, counted)
+    count_orders(sections, records, dial.rows)
+    cost = order_cost(sections, records)
     parts: list[Lists] = []
     for context in range(STATIC_CONTEXTS):
         tick("counting", context, STATIC_CONTEXTS)
 
         def select(context: int = context) -> Lists:
-            return select_lists(counted, context, cost, dial.threshold)
+            return select_lists(records, context, cost, dial.threshold)
 
-        lists = stages.run(f"context-{context}", select) if stages else select()
-        apply_lists(counted, context, lists, cost)
+        lists = stages.run(f"{name}context-{context}", select)
+        apply_lists(records, context, lists, cost)
         parts.append(lists)
     tick("counting", STATIC_CONTEXTS, STATIC_CONTEXTS)
     sections["lines"], dropped = line_table(parts, dial.lines)
+    return sections, {"pairs": sum(len(part.hash44) for part in parts) - dropped, "dropped": dropped}
+
+
+def fitted_on_stand_in(
+    corpus: Corpus, parts: Parts, dial: Size, seed: int, stages: Stages, tick: Tick
+) -> dict[str, Any]:
+    """The stand-in's sections, cells and mixers fitted, and the bits per byte of each pass."""
+    rng = np.random.default_rng(seed)
+    few, many = STAND_IN
+    smaller = replace(dial, lines=max(256, dial.lines * few // many))
+    records = corpus.records
+    sections, _ = stages.run(
+        "stand-in", lambda: counted(records.select(parts.seen), smaller, stages, "stand-in-", tick)
+    )
+    numbers = np.concatenate([capped(corpus, parts.new, FIT_BYTES, rng), parts.held])
+    held = records.select(rng.permutation(numbers))
     calibrate(sections, held)
     course = fit(sections, held, tick)
-    pairs = sum(len(part.hash44) for part in parts) - dropped
-    return sections, {
-        "pairs": pairs,
-        "dropped": dropped,
-        "course": course,
-        "bpb": cost.sum(dtype=np.int64) / COST_UNIT / counted.raw_bytes,
+    groups = pack_groups(corpus, parts, rng)
+    for name in ("weights", "final"):
+        sections[f"pack_{name}"] = sections[name]
+    packs_course = fit_packs(sections, corpus, groups, seed, tick) if groups else []
+    return {"sections": sections, "course": course, "packs_course": packs_course}
+
+
+def pack_groups(corpus: Corpus, parts: Parts, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Records of sources new to the stand-in, source by source, for packs to be learned from."""
+    whose = corpus.source[parts.new]
+    large = [s for s in np.unique(whose) if (whose == s).sum() >= PACK_SOURCE_RECORDS]
+    chosen = sorted(rng.permutation(large)[:PACK_SOURCES].tolist())
+    return [rng.permutation(parts.new[whose == source])[:PACK_RECORDS] for source in chosen]
+
+
+def networks(
+    corpus: Corpus,
+    parts: Parts,
+    fitted: dict[str, Any],
+    dial: Size,
+    seed: int,
+    device: str,
+    stages: Stages,
+    tick: Tick,
+) -> dict[str, Any]:
+    """The dense profile's sections and figures: its networks trained on what the stand-in's mixture leaves."""
+    from nbmf.train import bundle
+    from nbmf.train.quantize import sections as quantized
+
+    path = stages.folder / "dense.npz"
+    if not path.is_file():
+        bundle.save(path, bundled(corpus, parts, model_file(fitted["sections"]), dial, seed, tick))
+    course: list[tuple[float, float]] = []
+
+    def report(step: int, steps: int, without: float, with_it: float) -> None:
+        course.append((round(without, 4), round(with_it, 4)))
+        tick("training the networks", step, steps)
+
+    tick("training the networks", 0, dial.steps)
+    net = bundle.train(bundle.load(path), path.with_suffix(".pt"), device, report)
+    assert net  # no limit of time was set
+    figures = {
+        "dense_width": dial.width,
+        "dense_steps": dial.steps,
+        "bits_per_byte_before_and_after_dense": course[-1:],
     }
+    return {"sections": quantized(net), "figures": figures}
+
+
+def bundled(corpus: Corpus, parts: Parts, file: bytes, dial: Size, seed: int, tick: Tick) -> Any:
+    """The Bundle that the networks are trained on: records new to the stand-in, its own, and some with packs."""
+    from nbmf.train.bundle import Bundle, Seen
+
+    rng = np.random.default_rng(seed)
+    records, (new, own, packed) = corpus.records, NET_SHARES
+    seen = [Seen(b"", records.select(capped(corpus, parts.new, NET_BYTES, rng)), new)]
+    if len(parts.held):
+        seen.append(Seen(b"", records.select(parts.held), own))
+    groups = pack_groups(corpus, parts, rng)
+    for number, (pack, test) in enumerate(pack_trials(corpus, groups, file, rng, NET_BYTES // 3)):
+        tick("learning packs to train with", min(number // 2, len(groups)), len(groups))
+        seen.append(Seen(pack, test, packed / (2 * len(groups))))
+    return Bundle(file, seen, dial.width, dial.steps, seed)
 
 
 def count_orders(sections: Sections, records: Records, rows: int) -> None:
@@ -212,27 +369,3 @@ def order_cost(sections: Sections, records: Records) -> NDArray[np.uint16]:
 
     records.parallel(work)
     return cost
-
-
-def _packs(corpus: Corpus, sections: Sections, dial: Size, seed: int, tick: Tick) -> dict[str, Any]:
-    """The sections for packs, fitted with a smaller model that has not seen the sources the packs are learned from."""
-    rng = np.random.default_rng(seed)
-    order = np.argsort(corpus.source, kind="stable")
-    bounds = np.searchsorted(corpus.source[order], np.arange(len(corpus.sources) + 1))
-    large = [s for s in range(len(corpus.sources)) if bounds[s + 1] - bounds[s] >= PACK_SOURCE_RECORDS]
-    chosen = sorted(rng.permutation(large)[: min(PACK_SOURCES, len(large) // 3)].tolist())
-    if not chosen:
-        return {"sections": {"pack_weights": sections["weights"], "pack_final": sections["final"]}, "course": []}
-    groups = [rng.permutation(order[bounds[s] : bounds[s + 1]])[:4000] for s in chosen]
-    rest = rng.permutation(np.flatnonzero(~np.isin(corpus.source, chosen)))
-    size = np.cumsum(np.diff(corpus.records.offset)[rest])
-    rest = np.sort(rest[: max(HELD_EVERY * 2, int(np.searchsorted(size, dial.pack_bytes)))])
-    held = np.arange(len(rest)) % HELD_EVERY == 0
-    records = corpus.records
-    smaller = Size(max(256, dial.lines // 6), dial.rows, dial.threshold, 0)
-    stand_in, _ = _model(records.select(rest[~held]), records.select(rest[held]), smaller, None, tick)
-    course = fit_packs(stand_in, corpus, groups, seed, tick)
-    return {
-        "sections": {name: stand_in[name] for name in ("pack_lists", "pack_match", "pack_weights", "pack_final")},
-        "course": course,
-    }
