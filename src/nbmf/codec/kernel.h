@@ -61,7 +61,8 @@ typedef struct {
 #define DENSE_INPUTS 72           /* of the bit network: 32 logits, then the masses on one and on zero of 20 lists */
 #define DENSE_ONES 64             /* its units in the first layer, and in the second */
 #define DENSE_TWOS 32
-typedef struct { const int8_t *weights; const int16_t *scale, *bias; uint32_t n_in, n_out; } Affine;   /* weights as [input pair][output][2] */
+#define DENSE_PLACES 80           /* the inputs as they lie in vectors: 32 logits, then twelve and twelve masses on one, and so on zero */
+typedef struct { const int8_t *weights; const int16_t *scale, *bias; uint32_t n_in, n_out; } Affine;   /* weights as [block of 32 outputs][input pair][output][2] */
 typedef struct {
     uint32_t width;               /* of embeddings and state: a multiple of 32; 0 where the model has no dense profile */
     const int8_t *rows;           /* [D_ROWS][width] */
@@ -69,7 +70,7 @@ typedef struct {
     Affine middle, context;       /* width -> middle -> DENSE_ONES */
     const int8_t *byte; const int16_t *byte_scale;   /* [256][middle], [256]: a logit by node */
     const int16_t *node;          /* [256][DENSE_ONES] */
-    const int16_t *first, *second;                   /* as [input pair][output][2] */
+    const int16_t *first, *second, *placed;          /* as [input pair][output][2]; placed: first, of DENSE_PLACES inputs */
     const int16_t *second_bias, *third;              /* [DENSE_TWOS], [DENSE_TWOS + 1]: the last is the bias */
     const int16_t *skip;          /* [256][32] by node */
 } Dense;

@@ -40,7 +40,8 @@ typedef struct { _Alignas(16) int16_t dot[8]; uint32_t row[N_SETS], p; int32_t t
 
 typedef struct {
     _Alignas(64) int16_t state[DENSE_LAYERS][DENSE_WIDTH_MAX];
-    _Alignas(64) int16_t middle[DENSE_WIDTH_MAX], context[DENSE_ONES];
+    _Alignas(64) int16_t middle[DENSE_WIDTH_MAX];
+    _Alignas(64) int32_t context[DENSE_ONES];
     uint32_t type, miss, missed;  /* of the record; how wrong the mixer has been of late, and in this byte: sums of |goal - p| */
 } DenseState;
 
