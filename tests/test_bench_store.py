@@ -1,4 +1,4 @@
-"""What `nbmf bench --store` reports, on a few hundred records. Times are never judged."""
+"""What `nbmf bench store` reports, on a few hundred records. Times are never judged."""
 
 import importlib.util
 import json
@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from nbmf import bench, bench_store, bench_store_growth, bench_store_peers, bench_store_table, report, samples
-from nbmf.bench_store_peers import MISSING, Entry
+from nbmf import report, samples
+from nbmf.bench import growth, store_peers, store_table
+from nbmf.bench import records as reading
+from nbmf.bench import store as bench_store
+from nbmf.bench.store_peers import MISSING, Entry
 from nbmf.codec import kernel
 from nbmf.errors import DataError, NbmfError
 from nbmf.memory import Memory
@@ -50,7 +53,7 @@ def records(tmp_path: Path) -> Path:
 
 def screen(result: dict[str, Any]) -> str:
     out = StringIO()
-    report.console(out).print(bench_store_table.table(result))
+    report.console(out).print(store_table.table(result))
     return out.getvalue()
 
 
@@ -80,11 +83,11 @@ def test_what_is_no_json_is_an_error(tmp_path: Path) -> None:
 
 def test_too_few_records(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="too few"):
-        bench_store.run_store([written(tmp_path / "a.jsonl", ["one"])], peers=False, tick=quiet)
+        bench_store.run([written(tmp_path / "a.jsonl", ["one"])], peers=False, tick=quiet)
 
 
 def test_addresses() -> None:
-    found = [bench.record(f"{number}", "turn", "acme/chat") for number in range(12_000)]
+    found = [reading.record(f"{number}", "turn", "acme/chat") for number in range(12_000)]
     entries = bench_store.mixed(found)
     assert [one.record for one in entries] == found
     assert len({(one.namespace, one.key) for one in entries}) == len(entries)
@@ -97,8 +100,8 @@ def test_addresses() -> None:
 
 
 def test_tenants_of_one_source() -> None:
-    found = [bench.record(f"{number}", "turn", f"source/{number % 3}") for number in range(300)]
-    found += [bench.record("alone", "turn", "source/small")]
+    found = [reading.record(f"{number}", "turn", f"source/{number % 3}") for number in range(300)]
+    found += [reading.record("alone", "turn", "source/small")]
     entries = bench_store.by_source(found)
     assert len(entries) == 300 and all(one.namespace[0] == one.record.source for one in entries)
 
@@ -109,8 +112,8 @@ def test_tenants_of_one_source() -> None:
 @needs_peers
 @pytest.mark.parametrize("place", range(4), ids=["nbmf", "langgraph", "json", "zstd"])
 def test_a_store_gives_back_what_was_put(tmp_path: Path, place: int) -> None:
-    entries = bench_store.mixed([bench.record(value, None, "odd") for value in ODD])
-    peers = bench_store_peers.contestants(entries)
+    entries = bench_store.mixed([reading.record(value, None, "odd") for value in ODD])
+    peers = store_peers.contestants(entries)
     one = [bench_store.contestant("nbmf", "", embedder=None), *peers][place]
     store = one.open(tmp_path)
     store.put_many(entries[:6])
@@ -128,17 +131,17 @@ def test_a_store_gives_back_what_was_put(tmp_path: Path, place: int) -> None:
 
 @needs_peers
 def test_a_peer_takes_the_layout_that_suits_it(tmp_path: Path) -> None:
-    entries = bench_store.mixed([bench.record(f"{number} " + "x" * 3000, "turn", "long") for number in range(300)])
-    layouts = dict.fromkeys(bench_store_peers.LAYOUTS, 0)
+    entries = bench_store.mixed([reading.record(f"{number} " + "x" * 3000, "turn", "long") for number in range(300)])
+    layouts = dict.fromkeys(store_peers.LAYOUTS, 0)
     for number, layout in enumerate(layouts):
         folder = tmp_path / str(number)
         folder.mkdir()
-        rows = bench_store_peers.Rows(folder, layout)
+        rows = store_peers.Rows(folder, layout)
         rows.put_many(entries)
         rows.compact()
         rows.close()
         layouts[layout] = sum(bench_store.files_of(folder).values())
-    best = bench_store_peers.smallest(entries, bench_store_peers.Rows)
+    best = store_peers.smallest(entries, store_peers.Rows)
     assert layouts[best] == min(layouts.values()) < max(layouts.values())
 
 
@@ -146,29 +149,29 @@ def test_a_missing_peer_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(bench_store_peers.importlib, "import_module", missing)
+    monkeypatch.setattr(store_peers.importlib, "import_module", missing)
     with pytest.raises(NbmfError, match=r"langgraph-checkpoint-sqlite.*nbmf\[bench\].*--no-peers"):
-        bench_store.run_store([], tick=quiet)
+        bench_store.run([], tick=quiet)
 
 
 def test_growth_loses_nothing(tmp_path: Path) -> None:
-    assert bench_store_growth.sizes(200_000) == [1000, 10_000, 100_000]
-    assert bench_store_growth.sizes(1_000_000)[-1] == 1_000_000
-    assert bench_store_growth.sizes(60) == [60]
-    assert list(bench_store_growth.fill(tmp_path / "store", 0, 60))[-1]["value_bytes_added"] > 0
-    assert list(bench_store_growth.fill(tmp_path / "store", 60, 120))[-1]["ingest_records_s"] > 0
+    assert growth.sizes(200_000) == [100, 1000, 10_000, 100_000]
+    assert growth.sizes(1_000_000)[-1] == 1_000_000
+    assert growth.sizes(60) == [60]
+    assert list(growth.fill(tmp_path / "store", 0, 60))[-1]["value_bytes_added"] > 0
+    assert list(growth.fill(tmp_path / "store", 60, 120))[-1]["ingest_records_s"] > 0
     with Memory.open(tmp_path / "store", embedder=None) as memory:
         assert memory.stats()["records"] == 120
-        gone = bench_store_growth.address(77)
+        gone = growth.address(77)
         assert memory.delete(*gone)
     with pytest.raises(NbmfError, match=r"record 77 .* is lost"):
-        list(bench_store_growth.probe(tmp_path / "store", 120))
+        list(growth.probe(tmp_path / "store", 120))
 
 
 def test_a_process_that_fails_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NbmfError, match=r"growth part failed.*is a file"):
-        bench_store_growth.grow(tmp_path / "file", 50, quiet)
+        growth.grow(tmp_path / "file", 50, quiet)
 
 
 # -- the whole ---------------------------------------------------------------------------------------------------------
@@ -178,7 +181,7 @@ def test_a_process_that_fails_is_an_error(tmp_path: Path) -> None:
 @needs_peers
 def test_run_store(records: Path, tmp_path: Path) -> None:
     unseen = written(tmp_path / "unseen.jsonl", [f"never seen {number}" for number in range(120)])
-    result = bench_store.run_store([records], records=300, scale=100, unseen=[unseen], tick=quiet)
+    result = bench_store.run([records], records=300, scale=100, unseen=[unseen], tick=quiet)
     result = json.loads(report.dump(result))
     assert result["data"] == {"files": ["records.jsonl"], "records": 400, "limit": 300}
     stores = {row["store"]: row for row in result["stores"]}
@@ -223,7 +226,7 @@ def test_run_store(records: Path, tmp_path: Path) -> None:
 @needs_c
 def test_run_store_without_peers(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_store, "left_out", lambda: {"encryption": "nbmf[encrypt]", "semantic index": "nbmf[x]"})
-    result = bench_store.run_store([records], records=40, scale=0, peers=False, tick=quiet)
+    result = bench_store.run([records], records=40, scale=0, peers=False, tick=quiet)
     assert [row["store"] for row in result["stores"]] == ["nbmf"]
     assert "growth" not in result and "unseen" not in result and result["one_source_tenants"] is None
     assert "not measured: encryption, which needs nbmf[encrypt]" in screen(result)

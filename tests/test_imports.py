@@ -12,15 +12,12 @@ import nbmf
 ROOT = Path(nbmf.__file__).parent
 FRONT = {
     "bench",
-    "bench_peers",
-    "bench_store",
-    "bench_store_growth",
-    "bench_store_peers",
-    "bench_store_table",
-    "bench_table",
     "cli",
     "cli_base",
+    "cli_bench",
+    "cli_serve",
     "cli_store",
+    "doctor",
     "inspect",
     "integrations",
     "quickstart",
@@ -49,8 +46,15 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Packages from outside the standard library that only some parts may import; the others are free.
 ONLY_IN: dict[str, set[str]] = {
     "torch": {"train"},
-    "typer": {"cli", "cli_base", "cli_store"},
-    "rich": {"bench_store_table", "bench_table", "inspect", "quickstart", "quickstart_store", "report", "store_report"},
+    "langchain_core": {"integrations"},
+    "numcodecs": {"integrations"},
+    "sqlalchemy": {"integrations"},
+    "typer": {"cli", "cli_base", "cli_bench", "cli_serve", "cli_store"},
+    "fastapi": {"serve"},
+    "mcp": {"serve"},
+    "prometheus_client": {"serve"},
+    "uvicorn": {"serve"},
+    "rich": {"bench", "inspect", "quickstart", "quickstart_store", "report", "store_report"},
 }
 CODEC_NEEDS = {"numpy", "zstandard"}
 

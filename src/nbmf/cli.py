@@ -1,21 +1,24 @@
 """The command line. No logic: a command reads its options, calls the module that does the work, and prints."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from nbmf import cli_store
+from nbmf import cli_bench, cli_serve, cli_store
 from nbmf.cli_base import (
     CODEC,
     MODELS,
     Cold,
+    Domain,
     Json,
     KeyFile,
+    ModelName,
     PassphraseEnv,
     PolicyFile,
+    Profile,
+    ProfileName,
     ValueType,
     app,
     fail,
@@ -27,43 +30,9 @@ from nbmf.cli_base import (
 __all__ = ["app", "main"]
 
 
-class Profile(StrEnum):
-    """The model's two profiles."""
-
-    fast = "fast"
-    dense = "dense"
-
-
 Input = Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for standard input.")]
-Inputs = Annotated[
-    list[str],
-    typer.Argument(metavar="FILE...", help="Records as JSON lines, plain or .xz, or folders of such files."),
-]
 Bare = Annotated[bool, typer.Option("--bare", help="A bare blob: it names no model, so decode with the same one.")]
-ModelName = Annotated[str, typer.Option("--model", metavar="NAME", help="Model: a name, or a path ending in .nbm.")]
-Domain = Annotated[
-    str | None, typer.Option("--domain", metavar="NAME", help="Domain pack: a name, or a path ending in .nbp.")
-]
-ProfileName = Annotated[Profile, typer.Option("--profile", help="Model profile.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N records of each kind.")]
-Drawn = Annotated[
-    int | None, typer.Option("--limit", min=1, metavar="N", help="N records drawn at random, the same ones every time.")
-]
-Figures = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write the figures here, as JSON.")]
-
-
-def print_figures(result: dict[str, Any], out: Path | None, as_json: bool, store: bool = False) -> None:
-    """What `eval` and `bench` measured, to the screen and to a file."""
-    from nbmf import bench_store_table, bench_table, report
-
-    if out is not None:
-        out.write_text(report.dump(result) + "\n", encoding="utf-8")
-    if as_json:
-        print(report.dump(result))
-    elif store:
-        report.console().print(bench_store_table.table(result))
-    else:
-        bench_table.render(result, report.console())
 
 
 @app.callback(invoke_without_command=True)
@@ -98,6 +67,7 @@ def quickstart(limit: Limit = None, json: Json = False) -> None:
 
 
 cli_store.register(app)
+cli_serve.register(app)
 
 
 @app.command(rich_help_panel=CODEC)
@@ -236,110 +206,24 @@ def train(
     ],
     size: Annotated[str, typer.Option("--size", metavar="NAME", help="The size dial: toy, small or base.")] = "base",
     seed: Annotated[int, typer.Option("--seed", help="The run's seed.")] = 1,
+    profile: Annotated[
+        Profile, typer.Option("--profile", help="fast, or dense: both, with the networks that dense adds (PyTorch).")
+    ] = Profile.fast,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="Where networks train: cpu, cuda.")] = "cpu",
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; else go on from the last finished step.")] = False,
     json: Json = False,
 ) -> None:
-    """Train a model: count, prune, quantize, fit the mixer, write the model and its card."""
+    """Train a model: count, prune, quantize, fit the mixer and the networks, write the model and its card."""
     from nbmf import report
     from nbmf.train.train import run
 
     with report.progress(not json) as tick:
-        result = run(data, out, size=size, seed=seed, resume=not fresh, tick=tick)
+        dense = profile is Profile.dense
+        result = run(data, out, size=size, seed=seed, dense=dense, device=device, resume=not fresh, tick=tick)
     print_result(dict(result), json)
 
 
-@app.command("eval", rich_help_panel=MODELS)
-@reported
-def evaluate(
-    files: Inputs,
-    model: ModelName = "base",
-    profile: ProfileName = Profile.fast,
-    domain: Domain = None,
-    limit: Drawn = None,
-    out: Figures = None,
-    json: Json = False,
-) -> None:
-    """Measure a model, or a model with a pack, on files of records: ratio by size, kind and source, and exactness."""
-    from nbmf import bench as measuring
-    from nbmf import report
-
-    with report.progress(not json) as tick:
-        result = measuring.evaluate(files, model=model, profile=profile.value, domain=domain, limit=limit, tick=tick)
-    print_figures(result, out, json)
-
-
-@app.command(rich_help_panel=MODELS)
-@reported
-def bench(
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[FILE...]",
-            help="Records as JSON lines, plain or .xz, or folders of such files. Without any, the shipped samples.",
-        ),
-    ] = None,
-    packs: Annotated[
-        bool, typer.Option("--packs", help="Also learn a pack from one half of each source and measure the other half.")
-    ] = False,
-    no_peers: Annotated[
-        bool, typer.Option("--no-peers", help="Leave out the other compressors, which need nbmf[bench].")
-    ] = False,
-    train_dict: Annotated[
-        Path | None,
-        typer.Option(
-            "--train-dict",
-            metavar="FILE",
-            help="Train zstd's dictionary on these records. Else on the first half, and measure it on the other.",
-        ),
-    ] = None,
-    store: Annotated[
-        bool,
-        typer.Option("--store", help="Measure the store instead: bytes on disk, latencies, ingest, archives, growth."),
-    ] = False,
-    records: Annotated[
-        int, typer.Option("--records", min=20, metavar="N", help="With --store: at most N records, drawn at random.")
-    ] = 200_000,
-    scale: Annotated[
-        int | None,
-        typer.Option(
-            "--scale", min=0, metavar="N", help="With --store: generated records of the largest store; 0: none."
-        ),
-    ] = None,
-    unseen: Annotated[
-        list[str] | None,
-        typer.Option("--unseen", metavar="FILE", help="With --store: records that the model was not trained on."),
-    ] = None,
-    model: ModelName = "base",
-    profile: ProfileName = Profile.fast,
-    domain: Domain = None,
-    limit: Drawn = None,
-    out: Figures = None,
-    json: Json = False,
-) -> None:
-    """Measure the codec, or the store, beside its peers in one run: ratio, exactness, latency and throughput."""
-    from nbmf import bench as measuring
-    from nbmf import bench_store, report
-
-    if store:
-        with report.progress(not json) as tick:
-            result = bench_store.run_store(
-                files or [], records=records, scale=scale, unseen=unseen or [], peers=not no_peers, tick=tick
-            )
-        print_figures(result, out, json, store=True)
-        return
-    with report.progress(not json) as tick:
-        result = measuring.run(
-            files or [],
-            model=model,
-            profile=profile.value,
-            domain=domain,
-            limit=limit,
-            tick=tick,
-            peers=not no_peers,
-            with_packs=packs,
-            train_dict=train_dict,
-        )
-    print_figures(result, out, json)
+cli_bench.register(app)
 
 
 def main() -> None:

@@ -37,6 +37,18 @@ class ValueType(StrEnum):
     bytes = "bytes"
 
 
+class Profile(StrEnum):
+    """The model's two profiles."""
+
+    fast = "fast"
+    dense = "dense"
+
+
+ModelName = Annotated[str, typer.Option("--model", metavar="NAME", help="Model: a name, or a path ending in .nbm.")]
+Domain = Annotated[
+    str | None, typer.Option("--domain", metavar="NAME", help="Domain pack: a name, or a path ending in .nbp.")
+]
+ProfileName = Annotated[Profile, typer.Option("--profile", help="Model profile.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 KeyFile = Annotated[
     Path | None,

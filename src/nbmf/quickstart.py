@@ -113,18 +113,23 @@ class Measured:
     decode_ms: list[float]
 
 
-def zstd_size(raw: bytes, dictionary: zstandard.ZstdCompressionDict | None = None) -> int:
-    """Bytes of a magicless zstd frame without size, checksum or dictionary id: zstd at its smallest."""
+def zstd_compressor(size: int, dictionary: zstandard.ZstdCompressionDict | None = None) -> zstandard.ZstdCompressor:
+    """It makes magicless frames without size, checksum or dictionary id, zstd's smallest, for `size` raw bytes."""
     parameters = zstandard.ZstdCompressionParameters.from_level(
         PEER_LEVEL,
-        source_size=len(raw),
+        source_size=size,
         dict_size=len(dictionary) if dictionary else 0,
         format=zstandard.FORMAT_ZSTD1_MAGICLESS,
         write_content_size=False,
         write_checksum=False,
         write_dict_id=False,
     )
-    return len(zstandard.ZstdCompressor(compression_params=parameters, dict_data=dictionary).compress(raw))
+    return zstandard.ZstdCompressor(compression_params=parameters, dict_data=dictionary)
+
+
+def zstd_size(raw: bytes, dictionary: zstandard.ZstdCompressionDict | None = None) -> int:
+    """Bytes of a frame of `zstd_compressor`."""
+    return len(zstd_compressor(len(raw), dictionary).compress(raw))
 
 
 def dictionary_candidates(raws: Sequence[bytes]) -> list[zstandard.ZstdCompressionDict]:

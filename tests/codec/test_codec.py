@@ -392,7 +392,7 @@ def test_unknown_names() -> None:
 
 def test_policies(codec: Codec) -> None:
     for encode in (codec.encode, nbmf.encode):
-        for fidelity in ("semantic", "exact", ""):
+        for fidelity in ("exact", ""):
             with pytest.raises(PolicyError):
                 encode("text", fidelity=fidelity)
     with pytest.raises(PolicyError, match="slow"):

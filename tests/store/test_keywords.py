@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from nbmf.store.keywords import (
     SLOTS,
     Query,
     fuse,
+    fuse_many,
     hash_of,
     keywords,
     plain_rarity,
@@ -28,6 +30,8 @@ from nbmf.store.keywords import (
         ("snake_case and e.g. v1.2", ["snake_case", "and", "e", "g", "v1", "2"]),
         ("東京駅 で会う", ["東京", "京駅", "で会", "会う"]),
         ("駅 A4用紙", ["駅", "a4", "用紙"]),
+        ("é" + "x" * 64 + " 東京 " + "y" * 65 + " z", ["東京", "z"]),
+        ("é" + "x" * 64 + " " + "y" * 65 + " z", ["z"]),
         ("STRASSE straße", ["strasse", "strasse"]),
         ("x" * 65 + " y", ["y"]),
         ("… — !", []),
@@ -48,7 +52,10 @@ HASHES = [26169, 19137, 46259, 54549, 0]
 
 
 def test_a_signature_holds_the_rarest() -> None:
-    text = "the order of the day is to find the number KJ5623 and several others in the district of Wolverhampton"
+    text = (
+        "the order of the day is to find the number KJ5623 and several others in the district of Wolverhampton, "
+        "before Wednesday evening, together with the documents"
+    )
     held = unpack(signature(text))
     assert held == sorted(held) and len(held) == SLOTS
     assert {hash_of("kj5623"), hash_of("wolverhampton")} <= set(held)
@@ -109,6 +116,20 @@ def test_fusion(cosine: float, low: float, high: float) -> None:
     semantic = min(max(cosine, 0), 1)
     assert fuse(cosine, 0) == semantic
     assert semantic <= fuse(cosine, low) <= fuse(cosine, high) <= 1
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1.125, width=32), st.floats(0, 1, width=32)), max_size=9))
+def test_fusion_of_many(pairs: list[tuple[float, float]]) -> None:
+    cosines, shares = (np.array([pair[i] for pair in pairs], np.float32) for i in (0, 1))
+    assert np.allclose(fuse_many(cosines, shares), [fuse(*pair) for pair in pairs], atol=1e-6)
+
+
+@given(st.text(), st.text(alphabet="ab東é1 _", max_size=12))
+def test_a_match_is_that_of_the_whole_words(text: str, words: str) -> None:
+    """What is looked for first, as letters anywhere, leaves nothing out that whole words would find."""
+    query = Query.of(words, lambda _: 80.0)
+    held = [word for word in query.weights if word in keywords(text + " " + words[:5])]
+    assert (query.match(text + " " + words[:5]) > 0) == bool(held)
 
 
 def test_a_record_with_the_literal_beats_one_that_only_looks_like_it() -> None:

@@ -1,4 +1,4 @@
-"""Codes of vectors, and the index that scans them."""
+"""The index that scans the codes of vectors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
-from nbmf.errors import FormatError, PolicyError
 from nbmf.store import vectors
 from nbmf.store.base import Delete, Forget, Namespace, Put, Record, within
-from nbmf.store.keywords import Query, hash_of, signature
+from nbmf.store.codes import SHRINK, SMALL
+from nbmf.store.keywords import KEYWORD_SHARE, SIGNATURE_MOST, Query, hash_of, signature
 from nbmf.store.sqlite import SQLiteTier
-from nbmf.store.vectors import CodeIndex, VectorCode
+from nbmf.store.vectors import CodeIndex, Near, ranked
 
 DIM = 256
 ME = "test-embedder"
@@ -42,102 +41,43 @@ def filled(rows: Any, namespaces: list[Namespace] | None = None, texts: list[str
     return index
 
 
-def keys(found: list[tuple[Namespace, str, float]]) -> list[str]:
-    return [key for _, key, _ in found]
+def keys(found: list[Near]) -> list[str]:
+    return [one.key for one in found]
 
 
-# -- codes -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("dim", "size"), [(256, 52), (384, 77), (1536, 308), (8, 2), (100, 21)])
-def test_sizes(dim: int, size: int) -> None:
-    code = VectorCode(ME, dim)
-    assert code.size == size == len(code.encode(unit_rows(1, dim)[0]))
-    assert len(code.encode(unit_rows(1, dim)[0], bytes(12))) == size + 12
-
-
-def test_a_code_is_at_most_64_bytes() -> None:
-    text = " ".join(f"identifier{i}" for i in range(100))
-    assert len(VectorCode(ME, 256).encode(unit_rows(1)[0], signature(text))) == 64
-
-
-def test_codes_are_for_ever() -> None:
-    """They are stored: what this vector's code is must never change."""
-    vector = np.array([np.sin(i * i) for i in range(16)], np.float32)
-    assert VectorCode("wordllama", 16).encode(vector, b"\x01\x02").hex() == GOLDEN
-
-
-GOLDEN = "578e37a80102"
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(8, 300).flatmap(lambda dim: arrays(np.float32, dim, elements=st.floats(-1, 1, width=32))))
-def test_levels_come_back(vector: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    code = VectorCode(ME, len(vector))
-    data = code.encode(vector, b"signature!!!")
-    back, signed = code.decode(data)
-    assert signed == b"signature!!!" and code.fits(data)
-    assert (np.sign(back[: code.kept]) == code.levels(vector)).all() and not back[code.kept :].any()
-    assert not back.any() or abs(np.linalg.norm(back) - 1) < 1e-5
-    assert code.encode(back, signed) == data or np.abs(code.levels(vector)).sum() == code.kept
-
-
-def test_a_code_is_near_its_vector() -> None:
-    code = VectorCode(ME, DIM)
-    cosines = [float(code.decode(code.encode(row))[0] @ row) for row in unit_rows(200)]
-    assert min(cosines) > 0.85
-
-
-def test_codes_of_others_are_refused() -> None:
-    code, other = VectorCode(ME, DIM), VectorCode("another", DIM)
-    good, foreign = code.encode(unit_rows(1)[0], b"ab"), other.encode(unit_rows(1)[0], b"ab")
-    for bad in (foreign, b"", good[:40], good + bytes(20), good + b"c"):
-        assert not code.fits(bad)
-        with pytest.raises(FormatError):
-            code.decode(bad)
-    index = CodeIndex(ME, DIM)
-    index.put_many([(T, "good", good), (T, "foreign", foreign), (T, "empty", b"")])
-    assert len(index) == 1 and index.skipped == 2
-    index.put(T, "good", foreign)
-    assert len(index) == 0 and index.skipped == 3
-
-
-@pytest.mark.parametrize("vector", [np.zeros(255), np.zeros((1, 256)), [float("nan")] * 256, [float("inf")] * 256])
-def test_vectors_of_the_wrong_form(vector: Any) -> None:
-    with pytest.raises(PolicyError):
-        VectorCode(ME, DIM).encode(vector)
-    with pytest.raises(PolicyError):
-        CodeIndex(ME, DIM).search(vector)
-
-
-def test_dimensions_have_limits() -> None:
-    for dim in (7, 8193):
-        with pytest.raises(PolicyError, match=str(dim)):
-            VectorCode(ME, dim)
-
-
-def test_bits_are_counted_alike_without_numpy_2() -> None:
-    words = np.random.default_rng(1).integers(0, 2**63, (3, 1000), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    want = np.array([[int(word).bit_count() for word in row] for row in words])
-    for count in (vectors._counts_by_table, vectors._counts):
-        assert (count(words) == want).all()
-        out = np.empty(1000, np.uint8)
-        assert count(words[1], out=out) is out and (out == want[1]).all()
+def nearest(index: CodeIndex, query: Any, most: int = vectors.CANDIDATES, prefix: Namespace = ()) -> list[str]:
+    return keys(ranked(index.search(query, prefix, most), most))
 
 
 # -- search ------------------------------------------------------------------------------------------------------------
 
 
 def test_scores_are_those_of_the_codes() -> None:
-    """Against every code decoded and compared one by one; more rows than one chunk."""
+    """Against every code decoded and compared one by one; some vectors are kept whole, and one is 0."""
     rows = unit_rows(300)
-    index = filled(rows)
+    rows[7] = 0
+    index = CodeIndex(ME, DIM)
+    index.put_many((T, str(i), index.code.encode(row, whole=i % 3 == 0)) for i, row in enumerate(rows))
     query = unit_rows(1, seed=9)[0]
-    decoded = np.array([index.code.decode(index.code.encode(row))[0] for row in rows])
-    want = decoded @ query
-    found = index.search(query, candidates=300)
+    rows[::3] = [index.code.decode(index.code.encode(row, whole=True))[0] for row in rows[::3]]
+    levels = index.code.levels(index.code.encode_many(rows)[:, 1:])
+    want = levels @ query / np.maximum(np.linalg.norm(levels, axis=1), 1) / SHRINK
+    found = ranked(index.search(query, most=300), 300)
     assert len(found) == 300 and keys(found) == [str(i) for i in np.argsort(-want, kind="stable")]
-    assert np.allclose([score for *_, score in found], np.sort(want)[::-1], atol=1e-5)
+    assert np.allclose([one.cosine for one in found], np.sort(want)[::-1], atol=1e-5)
+    assert all(one.score == max(one.cosine, 0) for one in found)
+
+
+def test_bits_are_counted_as_the_levels_multiply() -> None:
+    """What counting bits gives is the cosine of the query's larger signs and each row's levels, to the last bits."""
+    rows, query = unit_rows(500, 300), unit_rows(1, 300, seed=9)[0]
+    index = filled(rows)
+    view = vectors._View.of(index.code, index._columns, 500, np.array([False, True, True]))
+    rough = view.rough(*index.code.masks(query))
+    levels = index.code.levels(index.code.encode_many(rows)[:, 1:])
+    signs = np.sign(query) * (np.abs(query) > SMALL * np.sqrt((query**2).mean()))
+    want = levels @ signs / np.linalg.norm(levels, axis=1) / np.linalg.norm(signs) / SHRINK
+    assert np.allclose(rough, want, atol=1e-5)
 
 
 @pytest.mark.parametrize("dim", [256, 384])
@@ -152,7 +92,7 @@ def test_recall_of_neighbours(dim: int, monkeypatch: pytest.MonkeyPatch) -> None
     for query in rows[::350] + rng.standard_normal((20, dim)).astype(np.float32) * 0.03:
         query /= np.linalg.norm(query)
         want = np.argsort(-(rows @ query))[:10]
-        hits += len({str(i) for i in want} & set(keys(index.search(query, candidates=40))))
+        hits += len({str(i) for i in want} & set(nearest(index, query)))
     assert hits >= 0.95 * 200
 
 
@@ -161,7 +101,7 @@ def test_prefixes_hold_whole_segments() -> None:
     namespaces = [spaces[i % len(spaces)] for i in range(700)]
     index = filled(unit_rows(700), namespaces)
     for prefix in [(), *spaces, ("nowhere",), ("a", "b", "c", "d"), ("",)]:
-        found = index.search(unit_rows(1)[0], prefix, candidates=1000)
+        found = index.search(unit_rows(1)[0], prefix, most=1000)
         assert sorted(map(int, keys(found))) == [i for i in range(700) if within(namespaces[i], prefix)]
         assert all(within(namespace, prefix) for namespace, *_ in found)
 
@@ -171,7 +111,7 @@ def test_many_namespaces_deep_and_wide() -> None:
     namespaces += [("wide", str(i)) for i in range(500)]
     index = filled(unit_rows(len(namespaces)), namespaces)
     for prefix in (("0", "1", "2"), ("wide",), ("wide", "77")):
-        found = index.search(unit_rows(1)[0], prefix, candidates=1000)
+        found = index.search(unit_rows(1)[0], prefix, most=1000)
         assert len(found) == sum(within(namespace, prefix) for namespace in namespaces)
 
 
@@ -181,7 +121,7 @@ def test_few_or_no_records_and_candidates() -> None:
     assert index.search(query) == [] and len(index) == 0
     index.put(T, "a", index.code.encode(query))
     assert keys(index.search(query)) == ["a"]
-    assert index.search(query, candidates=0) == []
+    assert index.search(query, most=0) == []
     assert index.search(query, ("u",)) == []
 
 
@@ -191,14 +131,12 @@ def test_keywords_bring_what_the_vector_does_not() -> None:
     index = filled(rows, texts=texts)
     query = -rows[4321]  # the farthest from the record that holds the word
     assert "4321" not in keys(index.search(query))
-    terms = Query.of("number04321").terms
-    found = index.search(query, terms=terms)
-    assert len(found) == vectors.CANDIDATES == len(set(keys(found)))
-    assert "4321" in keys(found)[-vectors.EXTRA :]
-    assert "4321" in keys(index.search(np.zeros(DIM), terms=terms))
+    words = Query.of("number04321")
+    found = index.search(query, terms=words.terms, total=words.total)
+    assert len(found) == len(set(keys(found))) and keys(ranked(found, 10))[0] == "4321"
+    assert "4321" in keys(index.search(np.zeros(DIM), terms=words.terms))
     assert index.search(np.zeros(DIM)) == []
-    assert "4321" not in keys(index.search(query, ("u",), terms=terms))
-    assert keys(index.search(query, terms=terms, extra=0)) == keys(index.search(query))
+    assert "4321" not in keys(index.search(query, ("u",), terms=words.terms))
 
 
 def test_the_record_that_holds_more_of_the_keywords_comes_first() -> None:
@@ -207,7 +145,17 @@ def test_the_record_that_holds_more_of_the_keywords_comes_first() -> None:
     texts[200] = "parcel12345 wolverhampton"
     index = filled(rows, texts=texts)
     terms = ((hash_of("parcel12345"), 1.0), (hash_of("wolverhampton"), 1.0))
-    assert keys(index.search(np.zeros(DIM), terms=terms, extra=1)) == ["200"]
+    found = ranked(index.search(np.zeros(DIM), terms=terms, total=2.0), 36)
+    assert keys(found)[0] == "200" and {round(one.score, 6) for one in found[1:]} == {KEYWORD_SHARE / 2}
+
+
+def test_the_nearest_and_those_with_keywords_take_turns() -> None:
+    plain = [Near(T, f"near{i}", 0.9 - i / 100, 0.9 - i / 100) for i in range(4)]
+    worded = [Near(T, f"word{i}", 0.1 - i / 100, 0.95 - i / 100) for i in range(4)]
+    assert keys(ranked(plain + worded, 6)) == ["word0", "near0", "word1", "near1", "word2", "near2"]
+    assert keys(ranked(worded[:1] + plain, 9)) == ["word0", "near0", "near1", "near2", "near3"]
+    assert keys(ranked(reversed(plain), 2)) == ["near0", "near1"]
+    assert ranked([], 5) == []
 
 
 # -- changes -----------------------------------------------------------------------------------------------------------
@@ -218,8 +166,8 @@ def test_put_replaces_and_remove_removes() -> None:
     index = filled(rows[:2])
     index.put(T, "0", index.code.encode(rows[2]))
     assert len(index) == 2
-    [first, *_] = index.search(rows[2])
-    assert first[1] == "0" and first[2] > 0.8
+    [first, *_] = ranked(index.search(rows[2]), 2)
+    assert first.key == "0" and first.cosine > 0.95
     assert index.remove(T, "0") and not index.remove(T, "0")
     assert not index.remove(("u",), "1") and not index.remove(T, "2")
     assert keys(index.search(rows[2])) == ["1"]
@@ -252,10 +200,10 @@ def test_a_long_life_against_a_dict(rng: random.Random) -> None:
             assert len(index) == len(model)
         for prefix in [(), *spaces]:
             for row in (0, 17):
-                found = index.search(rows[row], prefix, candidates=1000)
+                found = index.search(rows[row], prefix, most=1000)
                 want = {address for address in model if within(address[0], prefix)}
-                assert {(namespace, key) for namespace, key, _ in found} == want and len(found) == len(want)
-                near = {(namespace, key) for namespace, key, score in found if score > 0.7}
+                assert {one[:2] for one in found} == want and len(found) == len(want)
+                near = {one[:2] for one in found if one.cosine > 0.7}
                 assert near == {address for address in want if model[address] == row}
 
 
@@ -272,7 +220,7 @@ def test_nothing_of_what_was_forgotten_stays_in_memory() -> None:
 def test_memory_for_each_record() -> None:
     count = 20_000
     index = CodeIndex(ME, DIM)
-    code = index.code.encode(unit_rows(1)[0], bytes(12))
+    code = index.code.encode(unit_rows(1)[0], bytes(SIGNATURE_MOST))
     for at in range(0, count, 5000):
         index.put_many((T, f"key-{i:08}", code) for i in range(at, at + 5000))
     assert index.nbytes / count < 1.5 * (12 + 120) + 50
@@ -300,8 +248,8 @@ def test_searches_go_on_while_others_write() -> None:
         rng = random.Random(seed)
         while not stop.is_set():
             i = rng.randrange(1000)
-            scores = {key: score for namespace, key, score in index.search(rows[i]) if namespace == T}
-            if not 0.85 < scores.get(str(i), 0) < 0.95:
+            scores = {one.key: one.cosine for one in index.search(rows[i]) if one.namespace == T}
+            if not 0.95 < scores.get(str(i), 0) < 1.05:
                 faults.append((i, scores.get(str(i))))
 
     threads = [threading.Thread(target=write), *(threading.Thread(target=read, args=(seed,)) for seed in range(3))]
@@ -339,8 +287,8 @@ def test_it_follows_a_tier(tier: SQLiteTier) -> None:
     tier.delete(T, "4")
     tier.put(Record(T, "5", b"blob", created=1, updated=1))
     index.follow(tier)
-    assert sorted(map(int, keys(index.search(rows[0], candidates=99)))) == [i for i in range(30) if i not in (4, 5)]
-    assert set(keys(index.search(rows[29], candidates=2))) == {"3", "29"}
+    assert sorted(map(int, keys(index.search(rows[0], most=99)))) == [i for i in range(30) if i not in (4, 5)]
+    assert set(nearest(index, rows[29], 2)) == {"3", "29"}
     tier.batch([Forget(T)])
     index.follow(tier)
     assert len(index) == 0

@@ -109,21 +109,23 @@ def moment(milliseconds: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
-def item_of(record: Record, tier: str, value: Any) -> Item:
+def item_of(record: Record, tier: str, value: Any, score: float | None = None) -> Item:
     """The item of a record and its decoded value."""
+    created = moment(record.created)
     return Item(
         namespace=record.namespace,
         key=record.key,
         value=value,
         cls=record.cls,
         fidelity=record.fidelity,
-        created_at=moment(record.created),
-        updated_at=moment(record.updated),
+        created_at=created,
+        updated_at=created if record.updated == record.created else moment(record.updated),
         expires_at=None if record.expires is None else moment(record.expires),
         meta=meta_of(record.meta),
         tier=tier,
         codec=record.codec,
         stored_bytes=len(record.blob) if tier == "warm" else None,
+        score=score,
     )
 
 

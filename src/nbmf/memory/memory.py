@@ -156,13 +156,13 @@ class Memory:
 
     def get(self, namespace: Namespace, key: str, default: Any = None, *, refresh: bool = True) -> Any:
         """The value at an address, `default` where there is none. `refresh` renews its ttl, if it has one."""
-        item = self.item(namespace, key, refresh=refresh)
-        return default if item is None else item.value
+        found = self._found(namespace, key, refresh)
+        return default if found is None else self._value(found[0])
 
     def item(self, namespace: Namespace, key: str, *, refresh: bool = True) -> Item | None:
         """The record at an address, with its times, class, metadata and tier."""
-        found: Item | None = self.batch([GetOp(namespace, key, refresh)])[0]
-        return found
+        found = self._found(namespace, key, refresh)
+        return None if found is None else item_of(*found, self._value(found[0]))
 
     def delete(self, namespace: Namespace, key: str) -> bool:
         """Whether there was a record, which is gone now."""
@@ -333,6 +333,27 @@ class Memory:
         answers = iter(items)
         return [None if one is None else next(answers) for one in found]
 
+    def _found(self, namespace: Namespace, key: str, refresh: bool) -> Found | None:
+        """One record and its tier, as `_get` of many."""
+        check_address(namespace, key)
+        time = now()
+        found = self.tiers.fetch_one((namespace, key), time, refresh)
+        if found is not None:
+            self._heated(namespace, key, found[0].cls, time)
+        return found
+
+    def _value(self, record: Record) -> Any:
+        at = record.namespace[0], record.codec, record.blob
+        pair = self.hot.get(at)
+        if pair is None:
+            pair = self.codecs.decode(record.codec, record.blob)
+            if self.policy.rules(at[0], record.cls).hot:
+                self.hot.put(at, pair)
+        value = value_of(pair)
+        if self.policy.rollout.shadow:
+            self.codecs.compare(value)
+        return value
+
     def fetch(self, addresses: Sequence[Address], time: int, renew: Sequence[bool] | None = None) -> list[Found | None]:
         """The record at each address and its tier, warm before cold."""
         return self.tiers.fetch(addresses, time, renew)
@@ -342,11 +363,7 @@ class Memory:
         keys = [(tenant_of(record.namespace), record.codec, record.blob) for record in records]
         out = [self.hot.get(key) for key in keys]
         missing = [i for i, pair in enumerate(out) if pair is None]
-        if len(missing) == 1:
-            record = records[missing[0]]
-            fresh = [self.codecs.decode(record.codec, record.blob)]
-        else:
-            fresh = self.codecs.decode_many([(records[i].codec, records[i].blob) for i in missing])
+        fresh = self.codecs.decode_many([(records[i].codec, records[i].blob) for i in missing]) if missing else []
         for i, pair in zip(missing, fresh, strict=True):
             out[i] = pair
             if self.policy.rules(keys[i][0], records[i].cls).hot:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,18 +16,58 @@ from nbmf.memory.encoding import value_of
 from nbmf.memory.items import Item, PutOp, SearchOp, item_of, matches, now
 from nbmf.memory.tiers import Address
 from nbmf.policy.router import tenant_of
-from nbmf.store.base import Namespace, Tier
+from nbmf.store.base import Namespace, Record, Tier
+from nbmf.store.codes import SHRINK, SLACK, SPREAD, VectorCode
 from nbmf.store.embed import Embedder, WordLlama, text_of, unit
 from nbmf.store.keywords import Query, fuse, plain_rarity, signature
-from nbmf.store.vectors import CANDIDATES, EXTRA, CodeIndex, VectorCode
+from nbmf.store.vectors import CANDIDATES, CodeIndex, Near, ranked
 
 if TYPE_CHECKING:
     from nbmf.memory.memory import Memory
 
 NEEDED: Final = ("wordllama", "tokenizers")  # packages of the static embedder
-SPARE: Final = 2  # times as many candidates as items that are wanted, at least CANDIDATES
+CANDIDATES_WORDS: Final = 28  # as CANDIDATES, of a query that has keywords
+SPARE: Final = 1.5  # times as many candidates as items that are wanted, at least CANDIDATES
 WIDER: Final = 4  # times as many when too few of them were left
 STEP: Final = 256  # candidates that are read at a time
+MARGIN: Final = 1.4  # times SPREAD: how far a guess may be off
+# Raw bytes that are decoded for one search, about: by the vector alone, where close ones must be told apart, and with
+# keywords. Half as many as the first that are wanted have, if that is more.
+EFFORT: Final = 27_000
+EFFORT_WORDS: Final = 15_000
+
+
+GUESSED, READ, KNOWN = range(3)  # by what a candidate's score is: its code, that and its text, its text's embedding
+
+
+@dataclass(slots=True, eq=False)
+class _Scored:
+    """A candidate. It has value, raw bytes, text and the text's match once it is READ; `cosine` is by its code."""
+
+    score: float
+    cosine: float
+    record: Record
+    tier: str
+    stage: int = GUESSED
+    value: Any = None
+    raw: int = 0
+    text: str = ""
+    match: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a search is for. `margin`: so far below the last of the best a guess may lie, and is looked into."""
+
+    op: SearchOp
+    query: Query
+    vector: Any
+    margin: float
+
+
+def _order(one: _Scored) -> tuple[float, Namespace, str]:
+    """The best first."""
+    return -one.score, one.record.namespace, one.record.key
 
 
 class Recall:
@@ -82,16 +123,17 @@ class Recall:
         if not places:
             return out
         embedder = self.embedder()
-        assert self._code is not None
-        missing = [n for n, i in enumerate(places) if ops[i].vector is None]
-        vectors = np.zeros((len(places), embedder.dim), np.float32)
-        if missing:
-            vectors[missing] = embedder.embed([texts[n] for n in missing])
-        for n, i in enumerate(places):
-            given = ops[i].vector
-            if given is not None:
-                vectors[n] = unit([given], 1, embedder.dim)[0]
-            out[i] = self._code.encode(vectors[n], signature(texts[n], self._rarity()))
+        code = self._code
+        assert code is not None
+        own = [ops[i].vector is None for i in places]
+        vectors = embedder.embed([text for text, computed in zip(texts, own, strict=True) if computed])
+        rows = iter(code.encode_many(vectors))
+        for i, text, computed in zip(places, texts, own, strict=True):
+            signed = signature(text, self._rarity())
+            if computed:
+                out[i] = next(rows).tobytes() + signed
+            else:
+                out[i] = code.encode(unit([ops[i].vector], 1, embedder.dim)[0], signed, whole=True)
         return out
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -106,62 +148,113 @@ class Recall:
         indexes = [self._index("warm", memory.warm)]
         if (cold := memory.cold()) is not None:
             indexes.append(self._index("cold", cold))
-        candidates = max(CANDIDATES, SPARE * wanted)
+        most = max(CANDIDATES_WORDS if query.terms else CANDIDATES, math.ceil(SPARE * wanted))
         seen: set[Address] = set()
-        items: list[Item] = []
+        best: list[_Scored] = []
+        asked = _Asked(op, query, vector, MARGIN * SPREAD / math.sqrt(embedder.dim))
         while True:
-            fresh: dict[Address, None] = {}
+            near: list[Near] = []
             more = False
             for index in indexes:
-                found = index.search(vector, op.prefix, candidates, query.terms, EXTRA if query.terms else 0)
-                more |= len(found) >= candidates
-                fresh.update(((namespace, key), None) for namespace, key, _ in found if (namespace, key) not in seen)
+                found = index.search(vector, op.prefix, most, query.terms, query.total)
+                more |= len(found) >= most
+                near += found
+            more |= len(near) > most
+            fresh = {(one.namespace, one.key): one for one in ranked(near, most)}
+            chosen = [one for address, one in fresh.items() if address not in seen]
             seen.update(fresh)
-            items += self._scored(memory, list(fresh), vector, query, op)
-            if len(items) >= wanted or not more:
-                items.sort(key=lambda item: (-(item.score or 0.0), item.namespace, item.key))
-                return items[:wanted]
-            candidates *= WIDER
+            for at in range(0, len(chosen), STEP):
+                self._rank(memory, chosen[at : at + STEP], best, wanted, asked)
+            if len(best) >= wanted or not more:
+                return [item_of(one.record, one.tier, one.value, one.score) for one in best[:wanted]]
+            most *= WIDER
 
-    def _scored(self, memory: Memory, addresses: list[Address], vector: Any, query: Query, op: SearchOp) -> list[Item]:
-        """Those of the candidates that are there, indexed and pass the filter, each with its score."""
-        items: list[Item] = []
-        texts: list[str] = []
-        codes: list[bytes] = []
-        for at in range(0, len(addresses), STEP):
-            found = [one for one in memory.fetch(addresses[at : at + STEP], now()) if one is not None]
-            found = [one for one in found if one[0].code and op.cls in (None, one[0].cls)]
-            pairs = memory.pairs([record for record, _ in found])
-            for (record, tier), pair in zip(found, pairs, strict=True):
-                item = item_of(record, tier, value_of(pair))
-                if matches(item.value, op.filter):
-                    items.append(item)
-                    fields = memory.policy.rules(tenant_of(record.namespace), record.cls).index
-                    texts.append(text_of(item.value, fields or None))
-                    codes.append(record.code)
-        if not items:
-            return []
-        cosines = self._cosines(texts, codes, vector)
-        return [
-            replace(item, score=fuse(cosine, query.match(text)))
-            for item, cosine, text in zip(items, cosines, texts, strict=True)
+    def _rank(
+        self, memory: Memory, candidates: Sequence[Near], best: list[_Scored], wanted: int, asked: _Asked
+    ) -> None:
+        """Adds those of the candidates that are there, indexed and pass the filter to `best`, and sorts it anew.
+
+        The first `wanted` of `best` then have true scores. What takes the time is to decode, then to embed: both are
+        spared those that are not likely to be among them.
+        """
+        op = asked.op
+        there = memory.fetch([(one.namespace, one.key) for one in candidates], now())
+        found = [
+            _Scored(near.score, near.cosine, *one)
+            for near, one in zip(candidates, there, strict=True)
+            if one is not None and one[0].code and op.cls in (None, one[0].cls)
         ]
+        by_words = bool(asked.query.terms)
+        first = len(found) if op.filter else wanted
+        read = self._read(memory, found[:first], asked)
+        if not by_words:
+            self._measure(read, asked)
+        best += read
+        best.sort(key=_order)
+        # A signature holds few words, so a guess without any of them tells nothing of the text's own.
+        least = -1.0 if by_words or len(best) < wanted else best[wanted - 1].score - asked.margin
+        coded = sum(len(one.record.blob) for one in found[:first])
+        raw = sum(one.raw for one in found[:first])
+        ratio = raw / max(coded, 1)  # what is near is alike, in this too
+        room = max((EFFORT_WORDS if by_words else EFFORT) - raw, raw // 2)
+        likely: list[_Scored] = []
+        for one in found[first:]:
+            size = round(ratio * len(one.record.blob))
+            if one.score >= least and size <= room:
+                likely.append(one)
+                room -= size
+            else:
+                best.append(one)
+        best += self._read(memory, likely, asked)
+        best.sort(key=_order)
+        least = best[wanted - 1].score - asked.margin if len(best) >= wanted else -1.0
+        self._measure([one for one in best if one.stage == READ and one.score >= least], asked)
+        best.sort(key=_order)
+        while guessed := [one for one in best[:wanted] if one.stage != KNOWN]:
+            self._measure(self._read(memory, [one for one in guessed if one.stage == GUESSED], asked), asked)
+            self._measure([one for one in guessed if one.stage == READ], asked)
+            best.sort(key=_order)
 
-    def _cosines(self, texts: list[str], codes: list[bytes], vector: Any) -> list[float]:
+    def _read(self, memory: Memory, found: Sequence[_Scored], asked: _Asked) -> list[_Scored]:
+        """Decodes them; those that pass the filter, with scores by their texts' own keywords."""
+        out: list[_Scored] = []
+        for one, pair in zip(found, memory.pairs([one.record for one in found]), strict=True):
+            one.value, one.raw = value_of(pair), len(pair[1])
+            if matches(one.value, asked.op.filter):
+                fields = memory.policy.rules(tenant_of(one.record.namespace), one.record.cls).index
+                one.text = text_of(one.value, fields or None)
+                one.match = asked.query.match(one.text)
+                one.score, one.stage = fuse(one.cosine, one.match), READ
+                out.append(one)
+        return out
+
+    def _measure(self, read: Sequence[_Scored], asked: _Asked) -> None:
+        """Gives them their true scores."""
+        if not read:
+            return
+        cosines = self._cosines([one.text for one in read], [one.record.code for one in read], asked.vector)
+        for one, cosine in zip(read, cosines, strict=True):
+            one.score, one.stage = fuse(cosine, one.match), KNOWN
+
+    def _cosines(self, texts: Sequence[str], codes: Sequence[bytes], vector: Any) -> list[float]:
         """How near each record is: by its text in full precision, unless another vector was put with it.
 
         That one, the user's own or that of other fields, only its code tells.
         """
         code = self._code
         assert code is not None
-        embedded = self.embedder().embed(texts)
-        out = []
-        for own, stored in zip(embedded, codes, strict=True):
-            if not code.fits(stored) or code.encode(own)[: code.size] == stored[: code.size]:
-                out.append(float(own @ vector))
-            else:
-                out.append(float(code.decode(stored)[0] @ vector))
-        return out
+        own = self.embedder().embed(texts)
+        cosines: list[float] = (own @ vector).tolist()
+        for i, (stored, fresh) in enumerate(zip(codes, code.encode_many(own), strict=True)):
+            if not code.fits(stored):
+                continue
+            if code.is_whole(stored):
+                cosines[i] = float(code.decode(stored)[0] @ vector)
+            elif stored[: code.size] != (plain := fresh.tobytes()):
+                unlike = np.frombuffer(stored, np.uint8, code.size) ^ np.frombuffer(plain, np.uint8)
+                if int(np.unpackbits(unlike).sum()) > SLACK:
+                    cosines[i] = float(code.decode(stored)[0] @ vector) / SHRINK
+        return cosines
 
     def _index(self, name: str, tier: Tier) -> CodeIndex:
         embedder = self.embedder()

@@ -70,6 +70,13 @@ class Tiers:
                     out[i] = (record, "cold")
         return out
 
+    def fetch_one(self, address: Address, time: int, renew: bool = False) -> Found | None:
+        """As `fetch`, of one."""
+        found = self.warm.get(*address, time, renew)
+        if found is not None:
+            return found, "warm"
+        return None if self.cold() is None else self.fetch([address], time, [renew])[0]
+
     def live(self, prefix: Namespace, time: int | None, cls: str | None = None, blobs: bool = True) -> Iterator[Found]:
         """Every record of a prefix and its tier; with time None, those that have expired too.
 

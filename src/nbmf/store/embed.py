@@ -6,11 +6,11 @@ the installed wheel: nothing is ever fetched.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -35,6 +35,10 @@ WORDLLAMA_TOKENIZER: Final = "tokenizers/l2_supercat_tokenizer_config.json"
 FIRST_LEARNED: Final = 259
 BYTE_BITS: Final = 8.0
 LONE_SPACE: Final = 29871
+SPACE: Final = (
+    "\u2581"  # stands for a space in the tokenizer's vocabulary: the first token of every word begins with it
+)
+TOGETHER: Final = 256  # words that are tokenized in one call
 NORM_WEIGHT: Final = 2.0
 NUMBER_BONUS: Final = 20.0
 NUMBER_LEAST: Final = 4  # characters of a token with digits from which on it is likely an identifier
@@ -78,17 +82,31 @@ class WordLlama:
         if self._table.ndim != 2 or self._table.shape[1] != self.dim:
             raise NbmfError(f"the weights of wordllama have shape {self._table.shape}, not (tokens, {self.dim})")
         self.id = "wordllama-256-" + hashlib.sha256(weights + tokenizer).hexdigest()[:16]
+        vocabulary = self._tokenizer.get_vocab()
+        self._begins = [False] * (1 + max(vocabulary.values()))  # by token: whether it begins a word
+        for token, id in vocabulary.items():
+            self._begins[id] = token.startswith(SPACE)
+        # What else begins a token, or a text within a text: words with one of these are tokenized alone.
+        self._marks = (SPACE, *map(str, self._tokenizer.get_added_tokens_decoder().values()))
         self._words = _Words(self._ids)
         self._rarities: dict[str, float] = {}
         self._norms = np.sqrt(np.einsum("ij,ij->i", self._table, self._table))
         ranks = np.maximum(np.arange(len(self._table)) - FIRST_LEARNED + 10, 1)
         self._bits = np.where(np.arange(len(ranks)) < FIRST_LEARNED, BYTE_BITS, np.log2(ranks)).tolist()
 
-    def _ids(self, word: str) -> tuple[int, ...]:
-        """The tokens of a word, each below len(table). No token but runs of spaces crosses a word's border."""
+    def _ids(self, words: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens of each word, below len(table). No token but runs of spaces crosses a word's border, so they are
+        tokenized as one text, which takes half the time of a call for each.
+        """
         # Lone surrogates, which the tokenizer refuses, become question marks.
-        clean = word.encode("utf-8", "replace").decode()
-        return tuple(self._tokenizer.encode(clean, add_special_tokens=False).ids)
+        text = " ".join(words).encode("utf-8", "replace").decode()
+        if len(words) > 1 and any(mark in text for mark in self._marks):
+            return [self._ids([word])[0] for word in words]
+        found = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if len(words) == 1:
+            return [tuple(found)]
+        starts = [i for i, id in enumerate(found) if self._begins[id]]
+        return [tuple(found[i:j]) for i, j in zip(starts, [*starts[1:], len(found)], strict=True)]
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """float32[len(texts), 256]: the mean over the tokens of the first EMBED_MOST characters, scaled to norm 1.
@@ -97,15 +115,16 @@ class WordLlama:
         """
         out = np.zeros((len(texts), self.dim), np.float32)
         get = self._words.__getitem__
-        for row, text in zip(out, texts, strict=True):
-            words = text[:EMBED_MOST].split()
-            ids = np.fromiter(chain.from_iterable(map(get, words)), np.intp)
-            if len(ids):
-                np.add.reduce(self._table.take(ids, axis=0), axis=0, out=row)
-                wide = row.astype(np.float64)
-                norm = math.sqrt(np.dot(wide, wide))
-                if norm > 0:
-                    row /= np.float32(norm)
+        split = [text[:EMBED_MOST].split() for text in texts]
+        with self._words.met([word for words in split for word in words]):
+            for row, words in zip(out, split, strict=True):
+                ids = np.fromiter(chain.from_iterable(map(get, words)), np.intp)
+                if len(ids):
+                    np.add.reduce(self._table.take(ids, axis=0), axis=0, out=row)
+                    wide = row.astype(np.float64)
+                    norm = math.sqrt(np.dot(wide, wide))
+                    if norm > 0:
+                        row /= np.float32(norm)
         return out
 
     def rarity(self, token: str) -> float:
@@ -161,19 +180,36 @@ def unit(vectors: Any, count: int, dim: int) -> Floats:
 
 
 class _Words(dict[str, tuple[int, ...]]):
-    """Tokens by word. A lost update between threads costs a second look-up, no more."""
+    """Tokens by word. Every step is atomic: what another thread takes away costs a second look-up, no more."""
 
-    def __init__(self, tokenize: Callable[[str], tuple[int, ...]]) -> None:
+    def __init__(self, tokenize: Callable[[Sequence[str]], list[tuple[int, ...]]]) -> None:
         self._tokenize = tokenize
-        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def met(self, words: Sequence[str]) -> Iterator[None]:
+        """Tokenizes the words that are new together. Inside the context all are known, long ones too."""
+        new = [word for word in dict.fromkeys(words) if word not in self]
+        if len(self) + len(new) > WORDS_MOST:
+            self.clear()
+            new = list(dict.fromkeys(words))
+        for at in range(0, len(new), TOGETHER):
+            part = new[at : at + TOGETHER]
+            self.update(zip(part, self._tokenize(part), strict=True))
+        try:
+            yield
+        finally:
+            for word in new:
+                if len(word) > WORD_MOST:
+                    self.pop(word, None)
+            if len(self) > WORDS_MOST:
+                self.clear()
 
     def __missing__(self, word: str) -> tuple[int, ...]:
-        ids = self._tokenize(word)
+        [ids] = self._tokenize([word])
         if len(word) <= WORD_MOST:
-            with self._lock:
-                if len(self) >= WORDS_MOST:
-                    self.clear()
-                self[word] = ids
+            if len(self) >= WORDS_MOST:
+                self.clear()
+            self[word] = ids
         return ids
 
 
@@ -205,57 +241,54 @@ def text_of(value: Any, fields: Sequence[str] | None = None) -> str:
     "items[*].name", "*", "{title,body}", "$" (everything); parts that are not there are left out.
     Bytes and vectors have no text. Raises PolicyError for a path that is malformed.
     """
+    if isinstance(value, str) and fields is None:
+        return value[:TEXT_MOST]
+    if isinstance(fields, str):
+        raise PolicyError(f"fields is a list of paths, not the text {fields!r}"[:200])
     pieces: list[str] = []
-    total = 0
-    for piece in _pieces(value, fields):
-        pieces.append(piece)
-        total += len(piece) + 1
-        if total > TEXT_MOST:
+    seen: set[str] = set()
+    parts = [value] if fields is None else chain.from_iterable(_at(value, parse_path(path)) for path in fields)
+    room = TEXT_MOST
+    for part in parts:
+        room = _walk(part, seen, pieces, room)
+        if room < 0:
             break
     return " ".join(pieces)[:TEXT_MOST]
 
 
-def _pieces(value: Any, fields: Sequence[str] | None) -> Iterator[str]:
-    if isinstance(fields, str):
-        raise PolicyError(f"fields is a list of paths, not the text {fields!r}"[:200])
-    seen: set[str] = set()
-    if fields is None:
-        yield from _walk(value, seen)
-        return
-    for path in fields:
-        for part in _at(value, parse_path(path)):
-            yield from _walk(part, seen)
+def _walk(value: Any, seen: set[str], pieces: list[str], room: int) -> int:
+    """Adds the pieces of a value, in document order, until they have over `room` characters; the room that is left.
 
-
-def _walk(value: Any, seen: set[str]) -> Iterator[str]:
-    """Depth first, in document order, with a stack of its own: values may be nested deeper than Python's."""
-    stack: list[Iterator[Any]] = [iter((value,))]
-    while stack:
-        item = next(stack[-1], stack)
-        if item is stack:
+    With a stack of its own: values may be nested deeper than Python's.
+    """
+    stack: list[tuple[bool, Iterator[Any]]] = [(False, iter((value,)))]  # whether of a dict, as names and values
+    while stack and room >= 0:
+        named, items = stack[-1]
+        for item in items:
+            if named:
+                name, item = str(item[0]), item[1]
+                if name not in seen:
+                    seen.add(name)
+                    pieces.append(name)
+                    room -= len(name) + 1
+            if isinstance(item, str):
+                if item:
+                    pieces.append(item)
+                    room -= len(item) + 1
+            elif isinstance(item, (bool, int, float)):
+                pieces.append(json.dumps(item))
+                room -= len(pieces[-1]) + 1
+            elif isinstance(item, dict):
+                stack.append((True, iter(item.items())))
+                break
+            elif isinstance(item, (list, tuple)):
+                stack.append((False, iter(item)))
+                break
+            if room < 0:
+                break
+        else:
             stack.pop()
-        elif isinstance(item, _Name):
-            if item.name not in seen:
-                seen.add(item.name)
-                yield item.name
-        elif isinstance(item, str):
-            if item:
-                yield item
-        elif isinstance(item, (bool, int, float)):
-            yield json.dumps(item)
-        elif isinstance(item, dict):
-            stack.append(chain.from_iterable((_Name(str(name)), part) for name, part in item.items()))
-        elif isinstance(item, (list, tuple)):
-            stack.append(iter(item))
-
-
-class _Name:
-    """A field's name on the walk's stack, told apart from a value that is a text."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
+    return room
 
 
 def parse_path(path: str) -> list[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 HASH_BYTES: Final = 2
 NO_HASH: Final = 0xFFFF  # fills a row of hashes up; no keyword has it
-SLOTS: Final = 6  # keywords of a signature
+SLOTS: Final = 10  # keywords of a signature
 SIGNATURE_MOST: Final = SLOTS * HASH_BYTES
 TERMS: Final = 8  # keywords of a query that are looked for in signatures: its rarest
 SIGNED_MOST: Final = 4096  # characters of a text that its signature is drawn from
@@ -42,10 +41,13 @@ KEYWORD_SHARE: Final = 0.8  # of what the cosine leaves open, the part that a fu
 # Scripts that are written without spaces: pairs of neighbours stand for words.
 _PAIRED: Final = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
 _RUN: Final = re.compile(rf"[{_PAIRED}]+|[^\W{_PAIRED}]+")
+_WORD: Final = re.compile(r"\w+")
+_ASCII_WORD: Final = re.compile(r"\w+", re.ASCII)
 _IS_PAIRED: Final = re.compile(rf"[{_PAIRED}]")
 
 Rarity = Callable[[str], float]
 Hashes = npt.NDArray[np.uint16]
+Floats = npt.NDArray[np.float32]
 
 
 def keywords(text: str) -> list[str]:
@@ -53,16 +55,22 @@ def keywords(text: str) -> list[str]:
 
     Scripts written without spaces give every pair of neighbours.
     """
-    runs = _RUN.findall(text.casefold())
-    if text.isascii():
-        return [run for run in runs if len(run) <= KEYWORD_MOST]
+    caseless = text.casefold()
+    ascii = caseless.isascii()
+    if ascii or not _IS_PAIRED.search(caseless):
+        plain: list[str] = (_ASCII_WORD if ascii else _WORD).findall(caseless)
+        return plain if len(max(plain, key=len, default="")) <= KEYWORD_MOST else list(filter(_is_short, plain))
     found: list[str] = []
-    for run in runs:
+    for run in _RUN.findall(caseless):
         if _IS_PAIRED.match(run):
             found += [run[i : i + 2] for i in range(max(len(run) - 1, 1))]
-        elif len(run) <= KEYWORD_MOST:
+        elif _is_short(run):
             found.append(run)
     return found
+
+
+def _is_short(run: str) -> bool:
+    return len(run) <= KEYWORD_MOST
 
 
 def plain_rarity(keyword: str) -> float:
@@ -127,15 +135,15 @@ class Query:
         A keyword that is met f times in a text of n keywords gives f / (f + SATURATION x (1 - LENGTH_SHARE +
         LENGTH_SHARE x n / LENGTH_MEAN)), scaled so that once in a text of mean length gives 1; never more than 1.
         """
-        if not self.weights:
+        caseless = text.casefold()
+        if not any(keyword in caseless for keyword in self.weights):
             return 0.0
         found = keywords(text)
-        counts = Counter(keyword for keyword in found if keyword in self.weights)
         length = SATURATION * (1 - LENGTH_SHARE + LENGTH_SHARE * len(found) / LENGTH_MEAN)
-        gain = sum(
-            self.weights[keyword] * min(count * (1 + SATURATION) / (count + length), 1.0)
-            for keyword, count in counts.items()
-        )
+        gain = 0.0
+        for keyword, share in self.weights.items():
+            if keyword in caseless and (count := found.count(keyword)):
+                gain += share * min(count * (1 + SATURATION) / (count + length), 1.0)
         return gain / self.total
 
 
@@ -148,10 +156,18 @@ def fuse(cosine: float, keyword: float) -> float:
     return semantic + KEYWORD_SHARE * min(max(keyword, 0.0), 1.0) * (1.0 - semantic)
 
 
+def fuse_many(cosines: Floats, keywords: Floats | np.float32) -> Floats:
+    """`fuse` of each, float32[n]."""
+    semantic = np.clip(cosines, np.float32(0), np.float32(1))
+    fused: Floats = semantic + np.float32(KEYWORD_SHARE) * np.minimum(keywords, np.float32(1)) * (1 - semantic)
+    return fused
+
+
 __all__ = [
     "SLOTS",
     "Query",
     "fuse",
+    "fuse_many",
     "hash_of",
     "keywords",
     "plain_rarity",

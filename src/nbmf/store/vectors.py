@@ -1,40 +1,31 @@
-"""Compact codes of vectors, and the index that scans them in memory.
+"""The index that scans the codes of vectors (codes.py) in memory.
 
-A code is one byte that names its format and embedder, the vector with one of three levels a dimension (five dimensions
-a byte), and the signature of the text's keywords (keywords.py). In memory the levels lie as two planes of bits, so that
-a query is compared with a record by counting bits; the best few are then scored with the query's full precision.
+Codes lie as planes of bits, so that a query is compared with a record by counting bits; the best few are then scored
+with the query's full precision.
 """
 
 from __future__ import annotations
 
-import functools
 import threading
-import zlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from itertools import chain, zip_longest
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nbmf.errors import FormatError, PolicyError
 from nbmf.store import keywords
 from nbmf.store.base import Changes, Codes, Get, Namespace, Tier
-
-CODE_VERSION: Final = 1
-PER_BYTE: Final = 5  # levels of a byte: 3**5 = 243 <= 256
-DIM_LEAST: Final = 8
-DIM_MOST: Final = 8192
-THRESHOLD: Final = 0.5  # in root mean squares of a vector: smaller entries become 0
+from nbmf.store.codes import SHRINK, Floats, VectorCode, Words, counts
 
 CHUNK: Final = 32768  # rows that are scanned at a time, so that what is between lies in the cache
-SURVIVORS: Final = 600  # rows that counting bits leaves for scoring
+SURVIVORS: Final = 400  # rows that counting bits leaves for scoring
 ROWS_LEAST: Final = 1024  # rows that an empty index has room for
 GATHER: Final = 4  # a prefix with fewer than one in so many rows is gathered before it is scanned
 HOLES: Final = 4  # compacted when more than one row in so many is dead
 PENDING: Final = 4096  # rows that wait in a dict before they are merged into the sorted table
 
-CANDIDATES: Final = 56  # records that a search returns, for exact scoring
-EXTRA: Final = 16  # of them, those that are there for their keywords, at most
+CANDIDATES: Final = 36  # records that a search returns by each measure, for exact scoring
 SAMPLE_STEP: Final = 16
 SAMPLED: Final = 16  # so many times more scores than wanted, and a sample is drawn first
 FOLLOWED: Final = 1024  # changed records that are read at a time
@@ -42,83 +33,17 @@ LEAST: Final = np.float32(-2.0)  # below any score
 
 DEAD: Final = 0  # the namespace number of rows that were removed
 
-Words = npt.NDArray[np.uint64]
-Counts = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
-Found = tuple[Namespace, str, float]
-
-_LEVELS: Final = (np.arange(256)[:, None] // 3 ** np.arange(PER_BYTE) % 3 - 1).astype(np.int8)
-_POWERS: Final = (3 ** np.arange(PER_BYTE)).astype(np.uint8)
 
 
-def _counts_by_table(words: Words, out: Counts | None = None) -> Counts:
-    """Set bits of each word, for NumPy before 2.0."""
-    parts = np.ascontiguousarray(words).view(np.uint16).reshape(*words.shape, 4)
-    counts: Counts = _bits_of_16()[parts].sum(axis=-1, dtype=np.uint8, out=out)
-    return counts
+class Near(NamedTuple):
+    """A record that a search of the index found. `cosine` and `score` are approximate: of the vector alone, about
+    -1..1, and together with the keywords of its signature, 0..1."""
 
-
-@functools.lru_cache(maxsize=1)
-def _bits_of_16() -> Counts:
-    values = np.arange(1 << 16, dtype=np.uint16)
-    counts: Counts = np.unpackbits(values.view(np.uint8)).reshape(-1, 16).sum(axis=1, dtype=np.uint8)
-    return counts
-
-
-_counts: Callable[..., npt.NDArray[np.uint8]] = getattr(np, "bitwise_count", _counts_by_table)
-
-
-class VectorCode:
-    """The code of one embedder's vectors. `size` is its bytes without a signature: 52 for 256 dimensions."""
-
-    def __init__(self, embedder: str, dim: int) -> None:
-        if not DIM_LEAST <= dim <= DIM_MOST:
-            raise PolicyError(f"vectors have {DIM_LEAST} to {DIM_MOST} dimensions, not {dim}")
-        self.dim = dim
-        self.tag = 1 + zlib.crc32(f"{CODE_VERSION} {dim} {embedder}".encode()) % 255
-        self.kept = dim // PER_BYTE * PER_BYTE  # dimensions that are coded: at most the last four are left out
-        self.size = 1 + self.kept // PER_BYTE
-        self.words = (self.kept + 63) // 64
-
-    def encode(self, vector: npt.ArrayLike, signature: bytes = b"") -> bytes:
-        """The code of a vector of norm 1 (or 0), followed by the signature of its text's keywords."""
-        levels = self.levels(vector)
-        digits = (levels + 1).astype(np.uint8).reshape(-1, PER_BYTE)
-        packed: Counts = (digits * _POWERS).sum(axis=1, dtype=np.uint8)
-        return bytes((self.tag,)) + packed.tobytes() + signature
-
-    def levels(self, vector: npt.ArrayLike) -> npt.NDArray[np.int8]:
-        """int8[kept], -1, 0 or 1: the sign of entries above THRESHOLD times the root mean square."""
-        values = np.asarray(vector, np.float32)
-        if values.shape != (self.dim,):
-            raise PolicyError(f"a vector of shape {values.shape} where ({self.dim},) was due")
-        if not np.isfinite(values).all():
-            raise PolicyError("a vector holds a number that is not finite")
-        wide = values[: self.kept].astype(np.float64)
-        least = THRESHOLD * np.sqrt(np.dot(wide, wide) / self.kept)
-        levels: npt.NDArray[np.int8] = np.sign(wide).astype(np.int8) * (np.abs(wide) > least)
-        return levels
-
-    def fits(self, code: bytes) -> bool:
-        """Whether `code` is one of this embedder, in this version."""
-        extra = len(code) - self.size
-        whole = 0 <= extra <= keywords.SIGNATURE_MOST and extra % keywords.HASH_BYTES == 0
-        return whole and code[0] == self.tag
-
-    def decode(self, code: bytes) -> tuple[npt.NDArray[np.float32], bytes]:
-        """The vector that a code stands for, float32[dim] of norm 1 (or 0), and the signature. Raises FormatError."""
-        if not self.fits(code):
-            raise FormatError(f"a code of {len(code)} bytes is not one of this embedder")
-        levels = np.zeros(self.dim, np.float32)
-        levels[: self.kept] = _LEVELS[np.frombuffer(code, np.uint8, self.size - 1, 1)].reshape(-1)
-        return levels / np.float32(max(np.sqrt(np.dot(levels, levels)), 1.0)), code[self.size :]
-
-    def planes(self, levels: npt.NDArray[np.int8]) -> tuple[Words, Words]:
-        """Two uint64[words, n] of int8[n, kept]: bits of the entries that are not 0, and of those below 0."""
-        pad = ((0, 0), (0, 64 * self.words - self.kept))
-        pair = [np.packbits(np.pad(bits, pad), axis=1, bitorder="little") for bits in (levels != 0, levels < 0)]
-        some, low = (np.ascontiguousarray(bits.view("<u8").T.astype(np.uint64)) for bits in pair)
-        return some, low
+    namespace: Namespace
+    key: str
+    cosine: float
+    score: float
 
 
 class _Columns:
@@ -129,9 +54,9 @@ class _Columns:
         self.count = 0
         self.dead = 0
         self.key_end = 0
-        self.some = np.zeros((words, capacity), np.uint64)
         self.low = np.zeros((words, capacity), np.uint64)
-        self.scale = np.zeros(capacity, np.float32)  # 1 / norm of the levels, 0 for none
+        self.large = np.zeros((words, capacity), np.uint64)
+        self.scale = np.zeros(capacity, np.float32)  # 1 / (SHRINK x norm of the levels), 0 for a vector 0
         self.hashes = np.full((keywords.SLOTS, capacity), keywords.NO_HASH, np.uint16)
         self.space = np.zeros(capacity, np.int32)
         self.starts = np.zeros(capacity + 1, np.int64)
@@ -150,9 +75,9 @@ class _Columns:
 
     def copied(self, rows: slice | Rows, capacity: int, room: int) -> _Columns:
         """A copy of some rows, in ascending order."""
-        new = _Columns(len(self.some), capacity, room)
+        new = _Columns(len(self.low), capacity, room)
         new.count = count = len(self.space[rows])
-        for ours, theirs in ((self.some, new.some), (self.low, new.low), (self.hashes, new.hashes)):
+        for ours, theirs in ((self.low, new.low), (self.large, new.large), (self.hashes, new.hashes)):
             theirs[:, :count] = ours[:, rows]
         new.scale[:count] = self.scale[rows]
         new.space[:count] = self.space[rows]
@@ -170,7 +95,7 @@ class _Columns:
 
     @property
     def nbytes(self) -> int:
-        parts = (self.some, self.low, self.scale, self.hashes, self.space, self.starts, self.keys)
+        parts = (self.low, self.large, self.scale, self.hashes, self.space, self.starts, self.keys)
         return sum(part.nbytes for part in parts)
 
 
@@ -253,30 +178,28 @@ class CodeIndex:
         """With `replacing` False, the caller knows that none of the addresses is there."""
         latest = {(namespace, key): code for namespace, key, code in items}
         good = {address: code for address, code in latest.items() if self.code.fits(code)}
-        size = self.code.size
-        raw = np.frombuffer(b"".join(code[1:size] for code in good.values()), np.uint8).reshape(len(good), size - 1)
-        levels = _LEVELS[raw].reshape(len(good), self.code.kept)
-        some, low = self.code.planes(levels)
-        norms = np.sqrt(_counts(some).sum(axis=0, dtype=np.int64))
-        hashes = keywords.unpack_many([code[size:] for code in good.values()])
+        low, large = self.code.planes(list(good.values()))
+        sizes = counts(large).sum(axis=0, dtype=np.int64)
+        hashes = keywords.unpack_many([self.code.signature(code) for code in good.values()])
         with self._lock:
             self.skipped += len(latest) - len(good)
             if replacing and len(self):
                 for namespace, key in latest:
                     self._kill(namespace, key)
-            self._append(list(good), some, low, norms, hashes)
+            self._append(list(good), low, large, sizes, hashes)
             self._tidy(HOLES)
 
     def _append(
-        self, addresses: list[tuple[Namespace, str]], some: Words, low: Words, norms: Any, hashes: keywords.Hashes
+        self, addresses: list[tuple[Namespace, str]], low: Words, large: Words, sizes: Any, hashes: keywords.Hashes
     ) -> None:
         names = [key.encode() for _, key in addresses]
         joined = b"".join(names)
         columns = self._columns.grown(len(addresses), len(joined))
         first, count = columns.count, columns.count + len(addresses)
         spaces = [self._number(namespace) for namespace, _ in addresses]
-        columns.some[:, first:count], columns.low[:, first:count] = some, low
-        columns.scale[first:count] = np.where(norms > 0, 1 / np.maximum(norms, 1), 0)
+        columns.low[:, first:count], columns.large[:, first:count] = low, large
+        # Every level is 1 or 3 in size, so its square is 1 or 9.
+        columns.scale[first:count] = np.where(sizes > 0, 1 / (SHRINK * np.sqrt(self.code.dim + 8 * sizes)), 0)
         columns.hashes[:, first:count] = hashes.T
         columns.space[first:count] = spaces
         ends = columns.key_end + np.cumsum(np.fromiter(map(len, names), np.int64, len(names)))
@@ -377,44 +300,32 @@ class CodeIndex:
         self,
         vector: npt.ArrayLike,
         prefix: Namespace = (),
-        candidates: int = CANDIDATES,
+        most: int = CANDIDATES,
         terms: Sequence[tuple[int, float]] = (),
-        extra: int = EXTRA,
-    ) -> list[Found]:
-        """The records in and below `prefix` that most likely lie nearest: (namespace, key, approximate cosine).
-
-        At most `candidates`: the nearest, nearest first, then up to `extra` others that hold the keywords of `terms`
-        (Query.terms), those that hold the most first. A vector of zeros finds by keywords alone.
+        total: float = 1.0,
+    ) -> list[Near]:
+        """The records in and below `prefix` that may be the best: `most` by the vector, and `most` of those that hold
+        keywords by both together. `terms` are (hash, weight) of keywords as Query.terms, `total` the weight of all the
+        query's keywords. A vector of zeros finds by keywords alone.
         """
-        levels = self.code.levels(vector)
+        query = self.code.checked(vector)
         with self._lock:  # the rows below `count` of these arrays stay as they are, whatever others do meanwhile
             columns, count, names = self._columns, self._columns.count, self._names
             inside = self._within(prefix)
-        view = _View.of(self.code.kept, columns, count, inside)
-        query = np.asarray(vector, np.float32)[: self.code.kept]
-        some, low = (plane[:, 0] for plane in self.code.planes(levels[None, :]))
-        rough = view.rough(some, low)
-        extra = min(extra, candidates) if terms else 0
-        nearest: list[tuple[int, float]] = []
-        if levels.any() and candidates > 0:
-            rows = view.top(rough, max(SURVIVORS, 4 * candidates))
-            scores = view.fine(rows, query)
-            order = np.lexsort((rows, -scores))[:candidates]
-            nearest = list(zip(rows[order].tolist(), scores[order].tolist(), strict=True))
-        sure = {row for row, _ in nearest[: candidates - extra]}
-        holding: list[tuple[int, float]] = []
-        if extra:
-            gains = view.gains(terms)
+        view = _View.of(self.code, columns, count, inside)
+        rough = view.rough(*self.code.masks(query))
+        survivors = max(SURVIVORS, 4 * most)
+        gains = view.gains(terms, total) if terms else None
+        chosen: dict[int, tuple[float, float]] = {}
+        if query.any() and most > 0:
+            rows = view.top(rough, survivors)
+            chosen.update(view.best(rows, query, gains, most, together=False))
+        if gains is not None and most > 0:
             rows = np.flatnonzero(gains)
-            if len(rows) > candidates + extra:
-                rows = rows[_largest(gains[rows] + rough[rows], candidates + extra)]
-            scores = view.fine(rows, query)
-            order = np.lexsort((rows, -(gains[rows] + scores)))
-            ranked = zip(rows[order].tolist(), scores[order].tolist(), strict=True)
-            holding = [pair for pair in ranked if pair[0] not in sure][:extra]
-        held = {row for row, _ in holding}
-        chosen = [pair for pair in nearest if pair[0] not in held][: candidates - len(holding)] + holding
-        return [(names[view.space(row)], view.key(row), score) for row, score in chosen]
+            if len(rows) > survivors:
+                rows = rows[_largest(keywords.fuse_many(rough[rows], gains[rows]), survivors)]
+            chosen.update(view.best(rows, query, gains, most, together=True))
+        return [Near(names[view.space(row)], view.key(row), *scores) for row, scores in chosen.items()]
 
     # -- following a tier ----------------------------------------------------------------------------------------------
 
@@ -461,28 +372,44 @@ class CodeIndex:
         return len(fresh) + fresh.skipped
 
 
+def ranked(found: Iterable[Near], most: int) -> list[Near]:
+    """The `most` that are worth scoring first: by cosine and keywords together, and by cosine alone, in turns.
+
+    A signature holds few of a text's keywords, so a score without any says little of the text's own match.
+    """
+    every = list(found)
+    together = sorted(every, key=lambda one: (-one.score, -one.cosine))
+    alone = sorted(every, key=lambda one: -one.cosine)
+    if all(one.score <= max(one.cosine, 0.0) for one in every):
+        return alone[:most]
+    turns = chain.from_iterable(zip_longest(together, alone))
+    return list(dict.fromkeys(one for one in turns if one is not None))[:most]
+
+
 class _View:
     """The rows of a search: all of the columns up to a count, or a gathered few. Rows are numbered within the view."""
 
     def __init__(
-        self, kept: int, columns: _Columns, count: int, rows: Rows | None, alive: npt.NDArray[np.bool_] | None
+        self, code: VectorCode, columns: _Columns, count: int, rows: Rows | None, alive: npt.NDArray[np.bool_] | None
     ) -> None:
-        self._kept, self._columns, self._rows, self._alive = kept, columns, rows, alive
+        self._code, self._columns, self._rows, self._alive = code, columns, rows, alive
         picked: slice | Rows = slice(0, count) if rows is None else rows
-        self._some, self._low, self._hashes = (part[:, picked] for part in (columns.some, columns.low, columns.hashes))
+        self._low, self._large, self._hashes = (
+            part[:, picked] for part in (columns.low, columns.large, columns.hashes)
+        )
         self._scale, self._spaces = columns.scale[picked], columns.space[picked]
 
     @classmethod
-    def of(cls, kept: int, columns: _Columns, count: int, inside: npt.NDArray[np.bool_]) -> _View:
+    def of(cls, code: VectorCode, columns: _Columns, count: int, inside: npt.NDArray[np.bool_]) -> _View:
         if not inside.any():
-            return cls(kept, columns, 0, None, None)
+            return cls(code, columns, 0, None, None)
         if not columns.dead and inside[DEAD + 1 :].all():
-            return cls(kept, columns, count, None, None)
+            return cls(code, columns, count, None, None)
         alive = inside.take(columns.space[:count])
         found = int(np.count_nonzero(alive))
         if found * GATHER < count:
-            return cls(kept, columns, count, np.flatnonzero(alive), None)
-        return cls(kept, columns, count, None, alive)
+            return cls(code, columns, count, np.flatnonzero(alive), None)
+        return cls(code, columns, count, None, alive)
 
     def space(self, row: int) -> int:
         return int(self._spaces[row])
@@ -490,56 +417,75 @@ class _View:
     def key(self, row: int) -> str:
         return self._columns.key(row if self._rows is None else int(self._rows[row])).decode()
 
-    def rough(self, some: Words, low: Words) -> npt.NDArray[np.float32]:
-        """float32[rows]: the cosine of the query's levels and each row's; LEAST for rows outside."""
+    def rough(self, low: Words, some: Words) -> Floats:
+        """float32[rows]: about the cosine, of the signs of the query's larger entries and each row's levels.
+
+        Over those entries, equal signs give the level's size and others take it away: the sum is their number, and
+        twice as many as have large levels, less twice those of another sign and four times those of both. LEAST for
+        rows outside.
+        """
         count = len(self._scale)
         out = np.empty(count, np.float32)
-        both, against = np.empty((2, CHUNK), np.uint64)
+        met, other = np.empty((2, CHUNK), np.uint64)
         bits = np.empty(CHUNK, np.uint8)
-        # Sums of set bits: at most `kept`, so below 256 for the common embedders.
-        kind = np.uint8 if self._kept < 256 else np.uint16
+        entries = int(counts(some).sum(dtype=np.int64))
+        # Sums of set bits are at most the query's entries.
+        kind = np.uint8 if entries < 256 else np.uint16
         for at in range(0, count, CHUNK):
             end = min(at + CHUNK, count)
-            b, a, c = both[: end - at], against[: end - at], bits[: end - at]
-            met, opposed = np.zeros((2, end - at), kind)
+            m, a, c = met[: end - at], other[: end - at], bits[: end - at]
+            large, opposed, both = np.zeros((3, end - at), kind)
             for word in range(len(some)):
-                np.bitwise_and(self._some[word, at:end], some[word], out=b)
-                met += _counts(b, out=c)
+                np.bitwise_and(self._large[word, at:end], some[word], out=m)
+                large += counts(m, out=c)
                 np.bitwise_xor(self._low[word, at:end], low[word], out=a)
-                a &= b
-                opposed += _counts(a, out=c)
-            part = met.astype(np.float32)
+                a &= some[word]
+                opposed += counts(a, out=c)
+                a &= m
+                both += counts(a, out=c)
+            part = large.astype(np.float32)
             part -= opposed
-            part -= opposed
+            part -= both
+            part -= both
+            part += np.float32(entries / 2)
             np.multiply(part, self._scale[at:end], out=out[at:end])
-        out /= np.float32(max(np.sqrt(int(_counts(some).sum(dtype=np.int64))), 1.0))
+        out *= np.float32(2 / max(np.sqrt(entries), 1.0))
         if self._alive is not None:
             out[~self._alive] = LEAST
         return out
 
-    def top(self, rough: npt.NDArray[np.float32], most: int) -> Rows:
+    def top(self, rough: Floats, most: int) -> Rows:
         """The rows with the highest scores, unordered, none of those outside."""
         rows = _largest(rough, most)
         return rows[rough[rows] > LEAST]
 
-    def fine(self, rows: Rows, query: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """float32[len(rows)]: the product of the query itself and each row's levels, over the row's norm."""
-        parts = []
-        for plane in (self._some, self._low):
-            raw = np.ascontiguousarray(plane[:, rows].T).astype("<u8", copy=False).view(np.uint8)
-            bits = np.unpackbits(raw, axis=1, bitorder="little", count=len(query))
-            parts.append(bits.astype(np.float32) @ query)
-        scores: npt.NDArray[np.float32] = (parts[0] - 2 * parts[1]) * self._scale[rows]
+    def best(
+        self, rows: Rows, query: Floats, gains: Floats | None, most: int, together: bool
+    ) -> list[tuple[int, tuple[float, float]]]:
+        """(row, (cosine, score)) of the `most` best of some rows, by the score when `together`, else by the cosine."""
+        cosines = self.fine(rows, query)
+        scores = keywords.fuse_many(cosines, np.float32(0) if gains is None else gains[rows])
+        order = np.lexsort((rows, -(scores if together else cosines)))[:most]
+        pairs = zip(cosines[order].tolist(), scores[order].tolist(), strict=True)
+        return list(zip(rows[order].tolist(), pairs, strict=True))
+
+    def fine(self, rows: Rows, query: Floats) -> Floats:
+        """float32[len(rows)]: about the cosine, of the query itself and each row's levels."""
+        planes = [
+            np.ascontiguousarray(plane[:, rows].T).astype("<u8", copy=False).view(np.uint8)[:, : self._code.plane]
+            for plane in (self._low, self._large)
+        ]
+        scores: Floats = (self._code.levels(np.concatenate(planes, axis=1)) @ query) * self._scale[rows]
         return scores
 
-    def gains(self, terms: Sequence[tuple[int, float]]) -> npt.NDArray[np.float32]:
-        """float32[rows]: the sum of the weights of the terms in each row's signature; 0 outside."""
+    def gains(self, terms: Sequence[tuple[int, float]], total: float) -> Floats:
+        """float32[rows]: the share of the keywords' weight that each row's signature holds, 0..1; 0 outside."""
         out = np.zeros(len(self._scale), np.float32)
         for value, share in terms:
             held = np.zeros(len(out), np.bool_)
             for column in self._hashes:
                 held |= column == value
-            out[held] += np.float32(share)
+            out[held] += np.float32(share / total)
         if self._alive is not None:
             out[~self._alive] = 0
         return out
@@ -559,4 +505,4 @@ def _largest(scores: npt.NDArray[np.float32], most: int) -> Rows:
     return np.argpartition(scores, -most)[-most:]
 
 
-__all__ = ["CANDIDATES", "CODE_VERSION", "EXTRA", "CodeIndex", "VectorCode"]
+__all__ = ["CANDIDATES", "CodeIndex", "Near", "ranked"]

@@ -16,14 +16,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from nbmf import bench, bench_store_growth, bench_store_peers
-from nbmf.bench import SEED, Record, is_equal
-from nbmf.bench_store_peers import MISSING, Contestant, Entry, Namespace, Nbmf
+from nbmf.bench import conditions, curves, growth, store_peers
+from nbmf.bench import records as reading
+from nbmf.bench.figures import percentiles
+from nbmf.bench.records import SEED, Record, is_equal
+from nbmf.bench.store_peers import MISSING, Contestant, Entry, Namespace, Nbmf
 from nbmf.codec.codec import Codec
+from nbmf.doctor import filesystem
 from nbmf.errors import DataError, UnsupportedValue
 from nbmf.memory import Memory
 from nbmf.policy.policy import Policy
-from nbmf.quickstart import percentile, timed
+from nbmf.quickstart import timed
 from nbmf.report import Tick
 from nbmf.store.embed import text_of
 
@@ -50,6 +53,7 @@ NEEDS: Final = {  # packages of what can be left out, and the extra that brings 
 PLAIN: Final = "nbmf"
 LOG: Final = "log"  # of `Memory.stats`: gone once the store is closed, and if not, it is among the files
 LEAST: Final = 20  # records that can be measured
+PACK_LEAST: Final = 100  # records that a tenant needs to learn a pack
 DEMOTE: Final = '[default]\ncold_after = "0s"\n'
 
 
@@ -61,24 +65,27 @@ def drawn(files: Sequence[str | Path], limit: int, tick: Tick) -> tuple[list[Rec
     takes (NaN is no JSON). Only those that are drawn are held in memory. Raises DataError.
     """
     if not files:
-        found, every = bench.load((), limit, tick)
+        found, every = reading.load((), limit, tick)
         return found, every, 0
-    paths = list(bench.paths(files))
+    if any(map(reading.is_store, files)):
+        found, every = reading.load(files, limit, tick)
+        return found, every, 0
+    paths = list(reading.paths(files))
     every = 0
     for path in paths:
-        every += sum(1 for _ in bench.lines(path))
+        every += sum(1 for _ in reading.lines(path))
         tick("counting records", every)
     wanted = set(random.Random(SEED).sample(range(every), min(every, limit + limit // SPARE)))
     kept: list[Record] = []
     refused = 0
     place = -1
     for path in paths:
-        for number, line in bench.lines(path):
+        for number, line in reading.lines(path):
             place += 1
             if place not in wanted or len(kept) == limit:
                 continue
             try:
-                kept.append(bench.parsed(path, number, line))
+                kept.append(reading.parsed(path, number, line))
             except DataError as error:
                 if not isinstance(error.__cause__, UnsupportedValue):
                     raise
@@ -119,7 +126,7 @@ def mixed(records: Sequence[Record]) -> list[Entry]:
 def by_source(records: Sequence[Record]) -> list[Entry]:
     """The sources with the most records, a tenant each."""
     counts = Counter(record.source for record in records)
-    chosen = {source for source, count in counts.most_common(PACK_SOURCES) if count >= bench.PACK_RECORDS}
+    chosen = {source for source, count in counts.most_common(PACK_SOURCES) if count >= PACK_LEAST}
     room = Counter(dict.fromkeys(chosen, PACK_RECORDS // PACK_SOURCES))
     kept = []
     for record in records:
@@ -153,12 +160,7 @@ def ratios(found: dict[str, int], disk: int) -> dict[str, float]:
     return {"ratio": raw / disk, "ratio_with_namespaces": (raw + found["namespace_bytes"]) / disk}
 
 
-def percentiles(spent: Sequence[float]) -> dict[str, float]:
-    """p50, p95 and p99, in ms."""
-    return {name: percentile(spent, share) for name, share in bench.PERCENTILES.items()}
-
-
-def put_all(store: bench_store_peers.Store, entries: Sequence[Entry], tick: Callable[[int], None]) -> float:
+def put_all(store: store_peers.Store, entries: Sequence[Entry], tick: Callable[[int], None]) -> float:
     """Seconds that BATCH records at a time take to put."""
     spent = 0.0
     for at in range(0, len(entries), BATCH):
@@ -168,7 +170,7 @@ def put_all(store: bench_store_peers.Store, entries: Sequence[Entry], tick: Call
     return spent / 1000
 
 
-def exact(store: bench_store_peers.Store, entries: Sequence[Entry], tick: Callable[[int], None]) -> int:
+def exact(store: store_peers.Store, entries: Sequence[Entry], tick: Callable[[int], None]) -> int:
     """How many records come back equal to what was put; read namespace by namespace."""
     order = sorted(entries, key=lambda one: (one.namespace, one.key))
     count = 0
@@ -436,20 +438,6 @@ def commits(folder: Path, size: int, count: int) -> dict[str, float]:
         raw.close()
 
 
-def filesystem(folder: Path) -> str | None:
-    """The type of the filesystem that a folder lies on, where the system tells."""
-    best, kind = "", None
-    try:
-        lines = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        where, of = line.split()[1:3]
-        if folder.resolve().is_relative_to(where) and len(where) >= len(best):
-            best, kind = where, of
-    return kind
-
-
 def versions() -> dict[str, str]:
     """What the stores are made of."""
     found = {"sqlite": sqlite3.sqlite_version}
@@ -484,7 +472,7 @@ def ours(missing: dict[str, str]) -> list[Contestant]:
     return found
 
 
-def run_store(
+def run(
     files: Sequence[str | Path],
     *,
     records: int = RECORDS,
@@ -500,7 +488,7 @@ def run_store(
     system's folder for temporary files (TMPDIR). Raises NbmfError (a peer is missing), DataError (too few records).
     """
     if peers:
-        bench_store_peers.require()
+        store_peers.require()
     found, every, refused = drawn(files, records, tick)
     if len(found) < LEAST:
         raise DataError(f"{len(found)} records are too few to measure a store: {LEAST} is the least")
@@ -509,13 +497,13 @@ def run_store(
     with tempfile.TemporaryDirectory(prefix="nbmf-bench-") as name:
         folder = Path(name)
         rows = []
-        for place, one in enumerate([*ours(missing), *(bench_store_peers.contestants(entries) if peers else ())]):
+        for place, one in enumerate([*ours(missing), *(store_peers.contestants(entries) if peers else ())]):
             rows.append(measured(one, folder / str(place), entries, tick))
             if place:  # the first goes on to be archived
                 shutil.rmtree(folder / str(place))
         result = {
-            **bench.conditions("bench --store", files, records, every),
-            "model": bench.about_model(Codec(), "base", "fast"),
+            **conditions.conditions("bench store", files, records, every),
+            "model": conditions.about_model(Codec(), "base", "fast"),
             "store": {
                 "versions": versions(),
                 "filesystem": filesystem(folder),
@@ -529,11 +517,24 @@ def run_store(
             "commit_ms": commits(folder, max(1, rows[0]["blob_bytes"] // len(entries)), min(PUTS, len(entries))),
             **aged(rows[0], folder / "0", entries, by_source(found), tick),
         }
+        if peers:
+            result["in_memory"] = store_peers.in_memory(entries)
         if unseen:
             result["unseen"] = not_trained_on(unseen, records, peers, folder, tick)
         if most := records if scale is None else scale:
-            result["growth"] = bench_store_growth.grow(folder / "growth", most, tick)
+            result["growth"] = growth.grow(folder / "growth", most, tick)
+            result["fits"] = growth_fits(result["growth"])
     return result
+
+
+def growth_fits(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The curves through the rows of the growth part; None where there are too few of them."""
+    counts = [row["records"] for row in rows]
+    return {
+        "bytes_a_record": curves.falling(counts, [row["bytes_a_record"] for row in rows]),
+        "get_ms": curves.slow(counts, [row["get_ms"]["p50"] for row in rows]),
+        "put_ms": curves.slow(counts, [row["put_ms"]["p50"] for row in rows]),
+    }
 
 
 def aged(
@@ -555,7 +556,7 @@ def not_trained_on(files: Sequence[str | Path], records: int, peers: bool, folde
     if len(found) < LEAST:
         raise DataError(f"{len(found)} records that the model never saw are too few: {LEAST} is the least")
     entries = mixed(found)
-    chosen = [ours(dict.fromkeys(NEEDS, ""))[0], *(bench_store_peers.contestants(entries) if peers else ())]
+    chosen = [ours(dict.fromkeys(NEEDS, ""))[0], *(store_peers.contestants(entries) if peers else ())]
     rows = []
     for place, one in enumerate(chosen):
         rows.append(measured(one, folder / f"unseen-{place}", entries, tick, timings=False))
@@ -571,4 +572,4 @@ def not_trained_on(files: Sequence[str | Path], records: int, peers: bool, folde
     }
 
 
-__all__ = ["run_store"]
+__all__ = ["run"]

@@ -1,8 +1,9 @@
-"""The stores that `nbmf bench --store` measures beside NBMF, each holding the same records, and NBMF as one of them."""
+"""The stores that `nbmf bench store` measures beside NBMF, each holding the same records, and NBMF as one of them."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import itertools
 import json
@@ -10,6 +11,7 @@ import random
 import sqlite3
 import tempfile
 import time
+import tracemalloc
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,20 +20,23 @@ from typing import Any, Final, Protocol
 
 import zstandard
 
-from nbmf import bench_peers
-from nbmf.bench import SEED, Record
+from nbmf.bench import peers as compressors
+from nbmf.bench.figures import percentiles
+from nbmf.bench.records import SEED, Record
 from nbmf.codec.values import from_raw
 from nbmf.errors import NbmfError
 from nbmf.memory import Memory
 from nbmf.memory.aging import disk_bytes
 from nbmf.memory.items import GetOp, PutOp
-from nbmf.quickstart import PEER_LEVEL
+from nbmf.quickstart import PEER_LEVEL, timed
 
 LANGGRAPH: Final = "langgraph.store.sqlite"
 PAGE_SIZES: Final = (4096, 8192, 16384)  # bytes; the best for the peer is kept
 TUNING: Final = 2000  # records on which a table's layout is chosen
 DICTIONARY: Final = 110 << 10  # bytes of the zstd dictionary, or DICTIONARY_DATA times less than the values have
 CACHE: Final = 8192  # KiB of pages, as NBMF's own connections have
+IN_MEMORY: Final = 20_000  # records, at most, in the store that is not durable
+IN_MEMORY_TIMED: Final = 2000
 WRAPPED: Final = "value"  # LangGraph keeps JSON objects alone; any other value is put under this name
 
 MISSING: Final = object()
@@ -158,6 +163,39 @@ def _unwrapped(value: dict[str, Any]) -> Any:
     return value[WRAPPED] if value.keys() == {WRAPPED} else value
 
 
+def in_memory(entries: Sequence[Entry]) -> dict[str, Any]:
+    """LangGraph's InMemoryStore: nothing of it is durable, so it has no bytes on disk, only in memory.
+
+    Its memory is what it allocates for the records themselves, read anew from their raw bytes, and for itself.
+    """
+    package, ops = module("langgraph.store.memory"), module("langgraph.store.base")
+    some = entries if len(entries) <= IN_MEMORY else random.Random(SEED).sample(list(entries), IN_MEMORY)
+    tracemalloc.start()
+    try:
+        store = package.InMemoryStore()
+        before = tracemalloc.get_traced_memory()[0]
+        for one in some:
+            value = from_raw(one.record.value_type, one.record.raw)
+            store.put(one.namespace, one.key, value if type(value) is dict else {WRAPPED: value})
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    puts, gets = [], []
+    for one in some[:IN_MEMORY_TIMED]:
+        value = one.record.value if type(one.record.value) is dict else {WRAPPED: one.record.value}
+        puts.append(timed(lambda one=one, value=value: store.put(one.namespace, one.key, value))[1])  # type: ignore[misc]
+        gets.append(timed(lambda one=one: store.batch([ops.GetOp(one.namespace, one.key)]))[1])  # type: ignore[misc]
+    return {
+        "store": "LangGraph InMemoryStore",
+        "records": len(some),
+        "memory_bytes": taken,
+        "memory_bytes_a_record": taken / len(some),
+        "put_ms": percentiles(puts),
+        "get_ms": percentiles(gets),
+    }
+
+
 # -- SQLite by hand ----------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +293,7 @@ class ZstdRows(Rows):
         if self._raw.execute("SELECT data FROM dictionary").fetchone() is None:
             self._raw.execute("INSERT INTO dictionary VALUES (?)", (learned,))
         dictionary = zstandard.ZstdCompressionDict(learned)
-        self._compressor = bench_peers.compressor_with(dictionary)
+        self._compressor = compressors.compressor_with(dictionary)
         self._decompressor = zstandard.ZstdDecompressor(dictionary, format=zstandard.FORMAT_ZSTD1_MAGICLESS)
 
     def pack(self, record: Record) -> tuple[int, str | bytes]:
@@ -279,9 +317,9 @@ class ZstdRows(Rows):
 def dictionary(entries: Sequence[Entry]) -> bytes:
     """A zstd dictionary of a sample of the very records, in the peer's favour."""
     raws = [one.record.raw for one in entries]
-    size = min(DICTIONARY, max(1024, sum(map(len, raws)) // bench_peers.DICTIONARY_DATA))
+    size = min(DICTIONARY, max(1024, sum(map(len, raws)) // compressors.DICTIONARY_DATA))
     random.Random(SEED).shuffle(raws)
-    return bench_peers.dictionary(raws, size).as_bytes()
+    return compressors.dictionary(raws, size).as_bytes()
 
 
 def smallest(entries: Sequence[Entry], open: Callable[[Path, Layout], Store]) -> Layout:

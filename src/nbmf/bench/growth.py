@@ -1,4 +1,4 @@
-"""The growth part of `nbmf bench --store`: one store at 1,000, 10,000 … generated records, in processes of its own."""
+"""The growth part of `nbmf bench store`: one store at 100, 1,000 … generated records, in processes of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from nbmf import samples
-from nbmf.bench import PERCENTILES, SEED
+from nbmf.bench.figures import PERCENTILES
+from nbmf.bench.records import SEED
 from nbmf.codec.values import to_raw
 from nbmf.errors import NbmfError
 from nbmf.memory import Memory, PutOp
@@ -21,18 +22,18 @@ from nbmf.memory.aging import disk_bytes
 from nbmf.quickstart import percentile, timed
 from nbmf.report import Tick
 
-FIRST: Final = 1000  # records of the smallest store; each is STEP times the one before
+FIRST: Final = 100  # records of the smallest store; each is STEP times the one before
 STEP: Final = 10
 BATCH: Final = 1000  # records of one put_many
 OF_NAMESPACE: Final = 50  # records, on average
 USERS: Final = 100  # of a tenant, at most
 READS: Final = 1000  # single gets that are timed, and half as many puts, at most
 MISSING: Final = object()
-RUN: Final = "import sys; from nbmf import bench_store_growth; bench_store_growth.child(sys.argv[1:])"
+RUN: Final = "import sys; from nbmf.bench import growth; growth.child(sys.argv[1:])"
 
 
 def sizes(most: int) -> list[int]:
-    """1,000, 10,000 … as far as `most`; `most` alone where it is less."""
+    """100, 1,000, 10,000 … as far as `most`; `most` alone where it is less."""
     found = [min(FIRST, most)]
     while found[-1] * STEP <= most:
         found.append(found[-1] * STEP)

@@ -1,4 +1,4 @@
-"""The figures of `nbmf bench --store` on one screen. The JSON holds more."""
+"""The figures of `nbmf bench store` on one screen. The JSON holds more."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,11 +7,11 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from nbmf.bench_table import GOOD, QUIET, grid, milliseconds, size, times
+from nbmf.bench.table import GOOD, QUIET, grid, milliseconds, size, times
 
 
 def table(result: Mapping[str, Any]) -> Group:
-    """Everything that `bench_store.run_store` measured and a person asks first."""
+    """Everything that `store.run` measured and a person asks first."""
     return Group(*_parts(result))
 
 
