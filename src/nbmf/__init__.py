@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,14 @@ from nbmf.errors import (
 )
 
 if TYPE_CHECKING:
+    from nbmf.codec.numbers import Tolerance
+    from nbmf.codec.vector import Bound
     from nbmf.memory import Memory
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bound",
     "Codec",
     "CorruptRecord",
     "DataError",
@@ -34,6 +37,7 @@ __all__ = [
     "OutputLimit",
     "PolicyError",
     "StoreError",
+    "Tolerance",
     "UnknownModel",
     "UnsupportedValue",
     "adapt",
@@ -42,14 +46,23 @@ __all__ = [
 ]
 
 
-def adapt(values: Iterable[Any], out: str | Path, *, model: str = "base", size: int = 512 << 10) -> dict[str, Any]:
+def adapt(
+    values: Iterable[Any],
+    out: str | Path,
+    *,
+    model: str = "base",
+    size: int = 512 << 10,
+    beside: Sequence[Any] | None = None,
+) -> dict[str, Any]:
     """Learns a domain pack of at most `size` bytes from a user's own values and writes it to `out` (a path in .nbp).
 
-    Returns its card. The same values in the same order give the same file. Raises DataError, UnsupportedValue, OSError.
+    Arrays among them give transforms of vectors, on top of `size`; `beside` has what is known beside each value, or
+    None. Returns its card. The same values in the same order give the same file. Raises DataError, UnsupportedValue,
+    OSError.
     """
     from nbmf.codec.adapt import adapt as learn
 
-    return learn(values, out, model=model, size=size)
+    return learn(values, out, model=model, size=size, beside=beside)
 
 
 def __getattr__(name: str) -> Any:
@@ -57,4 +70,12 @@ def __getattr__(name: str) -> Any:
         from nbmf.memory import Memory
 
         return Memory
+    if name == "Bound":  # likewise, with NumPy
+        from nbmf.codec.vector import Bound
+
+        return Bound
+    if name == "Tolerance":
+        from nbmf.codec.numbers import Tolerance
+
+        return Tolerance
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

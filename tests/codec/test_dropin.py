@@ -53,7 +53,7 @@ def test_old_semantic_dicts_give_their_preview() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(PolicyError):
-        dropin.encode(SENTENCE, "semantic")
+        dropin.encode(SENTENCE, "exact")
     with pytest.raises(UnsupportedValue, match=r"^\$\[0\]: tuple"):
         dropin.encode([(1,)])
     with pytest.raises(UnsupportedValue, match=r"^\$: NaN"):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbmf.codec import format
-from nbmf.codec.format import NEURAL, SEGMENT_SIZE, STORED, ZSTD
+from nbmf.codec.format import ARRAY, NEURAL, SEGMENT_SIZE, STORED, ZSTD
 from nbmf.errors import CorruptRecord, FormatError, OutputLimit
 
 MAX_OUT = 1 << 20
@@ -46,10 +46,15 @@ def test_every_header_byte(header: int) -> None:
     """Reserved bits are refused, whatever follows."""
     method, neural_only, future = header & 3, header & 0x50, header & 0x80
     bare = not header & 0x20
-    valid = not future and (method != 3 or bare) and (method >= NEURAL or not neural_only)
+    array = method < NEURAL and header & 0x1C == 0x1C
+    valid = not future and (method != 3 or bare) and (method >= NEURAL or not neural_only or array)
     blob = bytes([header]) + bytes(20)
     if valid:
         found = format.parse(blob, bare=bare)
+        if array:
+            assert (found.method, found.value_type) == (ARRAY + method, 4 if header & 0x40 else 3)
+            assert (found.profile, found.segmented, found.self_describing) == (0, False, not bare)
+            return
         assert (found.method, found.value_type) == (method, header >> 2 & 3)
         assert (found.profile, found.segmented, found.self_describing) == (
             header >> 4 & 1,

@@ -120,14 +120,14 @@ def test_vector_that_is_not_contiguous() -> None:
     "array",
     [
         np.zeros(3),
-        np.zeros((2, 2), np.float32),
+        np.zeros((2, 2, 2), np.float32),
         np.float32(1).reshape(()),
         np.zeros(3, np.int32),
         np.zeros(3, ">f4"),
         np.ma.masked_array(np.zeros(3, np.float32)),
         np.zeros(3, object),
     ],
-    ids=["float64", "2-d", "0-d", "int32", "big-endian", "subclass", "object"],
+    ids=["float64", "3-d", "0-d", "int32", "big-endian", "subclass", "object"],
 )
 def test_other_arrays_are_refused(array: Any) -> None:
     with pytest.raises(UnsupportedValue, match=r"^\$: "):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nbmf import samples
 from nbmf.errors import PolicyError
 from nbmf.memory import Memory, PutOp, items, recall
 from nbmf.policy.policy import Policy
-from nbmf.store.embed import Embedder, UserEmbedder, WordLlama
+from nbmf.store.embed import Embedder, UserEmbedder, WordLlama, text_of
+from nbmf.store.keywords import Query, fuse
 
 COLD = Policy.parse('[default]\ncold_after = "0s"\npromote_heat = "never"\n')
 NS = ("users", "ann")
@@ -127,6 +131,86 @@ def test_another_handle_is_followed(store: dict[str, Any]) -> None:
         assert keys_of(one, "violin") == []
 
 
+class Many:
+    """Generated records in a store, and what exact search says of them."""
+
+    COUNT = 2000
+
+    def __init__(self, memory: Memory, words: Embedder) -> None:
+        values = [sample.value for sample in samples.generate(self.COUNT, 11)]
+        memory.put_many(PutOp(("t", f"u{i % 7}"), f"k{i}", value) for i, value in enumerate(values))
+        self.memory, self.words = memory, words
+        self.texts = [text_of(value) for value in values]
+        self.vectors = words.embed(self.texts)
+
+    def queries(self, count: int) -> list[str]:
+        """A few words in a row out of a record."""
+        draw, found = random.Random(5), []
+        while len(found) < count:
+            parts = draw.choice(self.texts).split()
+            start = draw.randrange(len(parts) or 1)
+            if parts:
+                found.append(" ".join(parts[start : start + draw.randint(3, 8)]))
+        return found
+
+    def recall(self, count: int) -> float:
+        """The share of exact search's ten nearest that a search by the vector alone finds; equal ones count as one."""
+        hits = 0
+        for vector in self.words.embed(self.queries(count)):
+            exact = self.vectors @ vector
+            least = np.partition(exact, -10)[-10] - 1e-5
+            found = self.memory.search((), vector=vector.tolist(), limit=10)
+            assert [one.score for one in found] == pytest.approx([exact[int(one.key[1:])] for one in found], abs=1e-5)
+            hits += sum(exact[int(one.key[1:])] >= least for one in found)
+        return hits / (10 * count)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, words: Embedder) -> Any:
+    with Memory.open(tmp_path_factory.mktemp("many") / "s", embedder=words, policy=COLD) as memory:
+        yield Many(memory, words)
+
+
+def test_recall_against_exact_search(many: Many) -> None:
+    assert many.recall(60) >= 0.95
+
+
+@pytest.mark.parametrize("effort", [0, 10**9])
+def test_scores_are_true_however_little_was_read(many: Many, monkeypatch: pytest.MonkeyPatch, effort: int) -> None:
+    """What is returned has the score of its own text; what was guessed to be worse is left out."""
+    monkeypatch.setattr(recall, "EFFORT", effort)
+    monkeypatch.setattr(recall, "EFFORT_WORDS", effort)
+    for text, vector in zip(queries := many.queries(20), many.words.embed(queries), strict=True):
+        words = Query.of(text, many.words.rarity)  # type: ignore[attr-defined]
+        for prefix in ((), ("t", "u3")):
+            found = many.memory.search(prefix, text, limit=8)
+            places = [int(one.key[1:]) for one in found]
+            true = [fuse(float(many.vectors[i] @ vector), words.match(many.texts[i])) for i in places]
+            assert [one.score for one in found] == pytest.approx(true, abs=1e-5)
+            assert true == sorted(true, reverse=True) and len(set(places)) == 8
+            assert all(one.namespace[: len(prefix)] == prefix for one in found)
+
+
+def test_hot_warm_and_cold_give_the_same(many: Many) -> None:
+    """Last of those that share the records: it moves them."""
+    queries = many.queries(6)
+
+    def answers() -> list[list[tuple[str, float | None]]]:
+        return [[(one.key, one.score) for one in many.memory.search(("t",), text)] for text in queries]
+
+    many.memory.hot.clear()
+    warm = answers()
+    assert answers() == warm and many.memory.hot.hits > 0
+    gone = [many.memory.search((), text, limit=1)[0] for text in queries[:2]]
+    many.memory.compact()
+    many.memory.hot.clear()
+    assert {one.tier for one in many.memory.search((), queries[0])} == {"cold"}
+    assert answers() == warm
+    for one in gone:
+        many.memory.delete(one.namespace, one.key)
+        assert one.key not in keys_of(many.memory, str(text_of(one.value)), one.namespace)
+
+
 def test_which_fields(store: dict[str, Any]) -> None:
     policy = Policy.parse('[class.none]\nindex = false\n\n[class.some]\nindex = ["text"]\n')
     value = {"text": "green tea", "hidden": "violin"}
@@ -175,6 +259,42 @@ def test_vectors_of_the_users_own(tmp_path: Path) -> None:
         assert memory.search((), "abc abc") == []
         memory.put(NS, "text", "abc abc")
         assert [item.key for item in memory.search((), "abc abc")] == ["text"]
+
+
+def test_recall_of_vectors_of_the_users_own(tmp_path: Path) -> None:
+    """They are kept whole: no text tells them again."""
+    rng = np.random.default_rng(2)
+    rows = np.repeat(rng.standard_normal((120, 64)), 10, axis=0) + 0.5 * rng.standard_normal((1200, 64))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    mine = UserEmbedder(lambda texts: np.ones((len(texts), 64)), 64, "mine")
+    with Memory.open(tmp_path / "s", embedder=mine) as memory:
+        memory.put_many(PutOp(NS, f"k{i}", b"\xff%d" % i, vector=row.tolist()) for i, row in enumerate(rows))
+    hits = 0
+    with Memory.open(tmp_path / "s", embedder=mine) as memory:
+        for query in rows[::40] + 0.05 * rng.standard_normal((30, 64)):
+            exact = rows @ (query / np.linalg.norm(query))
+            best = {f"k{i}" for i in np.argsort(-exact)[:10]}
+            found = memory.search((), vector=query.tolist(), limit=10)
+            hits += len(best & {one.key for one in found})
+            for one in found:
+                assert one.score == pytest.approx(max(exact[int(one.key[1:])], 0), abs=0.01)
+    assert hits >= 0.95 * 300
+
+
+def test_codes_that_other_machines_rounded(tmp_path: Path, words: Embedder) -> None:
+    """A few bits of a code may differ where sums are rounded otherwise; more are of another text's."""
+    with Memory.open(tmp_path / "s", embedder=words) as memory:
+        memory.put(NS, "k", NOTES["tea"])
+        record = memory.warm.get(NS, "k", 0)
+        assert record is not None
+        for flipped, same in ((3, True), (60, False)):
+            code = bytearray(record.code)
+            for bit in range(flipped):
+                code[1 + bit % 8] ^= 1 << (bit // 8)
+            memory.warm.put(replace(record, code=bytes(code)))
+            score = memory.search((), NOTES["tea"])[0].score
+            true = fuse(1.0, 1.0)
+            assert (score == pytest.approx(true, abs=1e-6)) is same
 
 
 def test_bad_questions(tmp_path: Path, words: Embedder) -> None:

@@ -314,7 +314,7 @@ def _claims(codec: Result) -> Iterator[str]:
             )
         if part["latency"]["cpu_share"] < QUIET:
             yield (
-                f"<p class=dim>A busy machine: the reads had a core for {part['latency']['cpu_share']:.0%} of the "
+                f"<p class=dim>A busy machine: reads had a core for {part['latency']['cpu_share']:.0%} of the "
                 "time; latencies are off.</p>"
             )
     yield "<h3>The old encoder, measured anew</h3>"

@@ -183,6 +183,10 @@ class Plot:
             (across - 7, down - 8, "end"),
             (across - 7, down + 15, "end"),
         ]
+        # Further off where points crowd, each line of distance at a price.
+        for lines in (1, 2, 3, 4):
+            for side, anchor in ((10, "start"), (-10, "end")):
+                places += [(across + side, down + 4 + way * lines * LINE, anchor) for way in (-1, 1)]
 
         def cost(place: tuple[float, float, str]) -> float:
             at, bottom, anchor = place
@@ -190,7 +194,8 @@ class Plot:
             box = (left, bottom - LINE + 3, left + wide, bottom + 3)
             outside = max(0.0, self.x.start - box[0]) + max(0.0, box[2] - self.width + 2)
             outside += max(0.0, self.y.end - 12 - box[1]) + max(0.0, box[3] - self.y.start)
-            return 20 * outside + sum(_shared(box, other) for other in self.taken)
+            far = max(0.0, abs(bottom - down) - 1.5 * LINE)
+            return far + 20 * outside + sum(_shared(box, other) for other in self.taken)
 
         self.text(*(best := min(places, key=cost))[:2], text, cls, best[2])
 

@@ -51,3 +51,30 @@ def train_apply(
     cost: Any,
     /,
 ) -> None: ...
+
+# What vector.py reads through: `tables` of vector_tables.py; `whole` and `dual` of a Prepared transform, or None.
+def vector_encode(
+    tables: bytes,
+    whole: bytes | None,
+    dual: bytes | None,
+    beside: Any,
+    rows: Any,
+    mode: int,
+    half: bool,
+    n: int,
+    d: int,
+    cosine: float,
+    margin: float,
+    most: float,
+    /,
+) -> tuple[bytes, bytes, int, bool]: ...
+def vector_decode(
+    tables: bytes, whole: bytes | None, beside: Any, stream: bytes, mode: int, half: bool, unit: bool, n: int, d: int, /
+) -> bytes: ...
+def vector_points(
+    tables: bytes, whole: bytes | None, beside: Any, stream: bytes, half: bool, unit: bool, n: int, d: int, /
+) -> tuple[bytes, bytes]: ...
+def floats_encode(tables: bytes, bits: Any, half: bool, zeros: int, family: int, scale: int, /) -> bytes: ...
+def floats_decode(
+    tables: bytes, stream: bytes, n: int, half: bool, zeros: int, family: int, scale: int, /
+) -> bytes: ...

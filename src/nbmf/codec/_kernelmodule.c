@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include "kernel_dense.h"
 #include "kernel_train.h"
+#include "kernel_vector.h"
 
 #define MAX_THREADS 64
 
@@ -471,11 +472,182 @@ static PyObject *module_simd(PyObject *self, PyObject *args) {
     return PyUnicode_FromString(nbmf_simd());
 }
 
+/* --- vectors --- */
+
+typedef struct { Py_buffer v[6]; int n; VectorTables tables; VectorTransform transform, *found; const int16_t *sides; } Vectors;
+
+static const void *vectors_view(Vectors *s, PyObject *o) {
+    if (o == Py_None) return NULL;
+    if (PyObject_GetBuffer(o, &s->v[s->n], PyBUF_SIMPLE) < 0) return NULL;
+    return s->v[s->n++].buf;
+}
+static void vectors_close(Vectors *s) { for (int i = 0; i < s->n; i++) PyBuffer_Release(&s->v[i]); }
+
+/* The tables, and where they are given a transform, its dual and the sides of n rows. */
+static int vectors_open(Vectors *s, PyObject *tables, PyObject *transform, PyObject *dual, PyObject *sides, const VectorShape *shape) {
+    const void *t = vectors_view(s, tables);
+    if (!t || nbmf_vector_tables(&s->tables, t, (size_t)s->v[0].len) < 0) goto wrong;
+    if (transform != Py_None) {
+        int at = s->n;
+        const void *f = vectors_view(s, transform), *d = f ? vectors_view(s, dual) : NULL;
+        if (!f || PyErr_Occurred()) goto wrong;
+        if (nbmf_vector_transform(&s->transform, f, (size_t)s->v[at].len, d, d ? (size_t)s->v[at + 1].len : 0) < 0) goto wrong;
+        if ((size_t)s->transform.dim != shape->d) goto wrong;
+        s->found = &s->transform;
+    }
+    int at = s->n;
+    s->sides = vectors_view(s, sides);
+    if (s->sides && (!s->found || (size_t)s->v[at].len != shape->n * (size_t)s->transform.sides * 2)) goto wrong;
+    if (!s->sides && s->found && s->transform.sides) goto wrong;
+    return 0;
+wrong:
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "tables, transform or sides of a wrong size");
+    return -1;
+}
+
+static PyObject *vector_encode(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *tables, *transform, *dual, *sides, *rows, *made = NULL, *result = NULL;
+    VectorShape shape;
+    VectorBounds bounds;
+    Py_ssize_t n, d;
+    Vectors s = { .n = 0 };
+    if (!PyArg_ParseTuple(args, "OOOOOipnnddd", &tables, &transform, &dual, &sides, &rows, &shape.mode, &shape.half, &n, &d,
+                          &bounds.cosine, &bounds.margin, &bounds.most)) return NULL;
+    shape.n = (size_t)n; shape.d = (size_t)d;
+    uint8_t *out = NULL;
+    size_t as_they_are = 0;
+    int unit = 0;
+    if (vectors_open(&s, tables, transform, dual, sides, &shape) == 0) {
+        int at = s.n;
+        const void *from = vectors_view(&s, rows);
+        if (from && (size_t)s.v[at].len != shape.n * shape.d * (shape.half ? 2 : 4)) PyErr_SetString(PyExc_ValueError, "rows of a wrong size");
+        else if (from && (made = PyBytes_FromStringAndSize(NULL, s.v[at].len))) {
+            char *to = PyBytes_AsString(made);
+            long r;
+            Py_BEGIN_ALLOW_THREADS
+            r = nbmf_vector_encode(&s.tables, s.found, &shape, &bounds, from, s.sides, &out, to, &as_they_are, &unit);
+            Py_END_ALLOW_THREADS
+            result = r < 0 ? PyErr_NoMemory() : Py_BuildValue("y#OnO", out, (Py_ssize_t)r, made, (Py_ssize_t)as_they_are, unit ? Py_True : Py_False);
+        }
+    }
+    free(out);
+    Py_XDECREF(made);
+    vectors_close(&s);
+    return result;
+}
+
+static PyObject *vector_decode(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *tables, *transform, *sides, *stream, *made = NULL;
+    VectorShape shape;
+    Py_ssize_t n, d;
+    Vectors s = { .n = 0 };
+    if (!PyArg_ParseTuple(args, "OOOOippnn", &tables, &transform, &sides, &stream, &shape.mode, &shape.half, &shape.unit, &n, &d)) return NULL;
+    shape.n = (size_t)n; shape.d = (size_t)d;
+    if (vectors_open(&s, tables, transform, Py_None, sides, &shape) == 0) {
+        int at = s.n;
+        const void *from = vectors_view(&s, stream);
+        if (from && (made = PyBytes_FromStringAndSize(NULL, n * d * (shape.half ? 2 : 4)))) {
+            char *to = PyBytes_AsString(made);
+            Job j = { .result = NBMF_OK };
+            Py_BEGIN_ALLOW_THREADS
+            j.result = nbmf_vector_decode(&s.tables, s.found, &shape, from, (size_t)s.v[at].len, s.sides, to, NULL);
+            Py_END_ALLOW_THREADS
+            if (j.result < 0) { Py_CLEAR(made); job_result(&j); }
+        }
+    }
+    vectors_close(&s);
+    return made;
+}
+
+/* Points as int32 and first bytes, of a stream of mode 1. */
+static PyObject *vector_points(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *tables, *transform, *sides, *stream, *made = NULL, *first = NULL, *result = NULL;
+    VectorShape shape = { .mode = VECTOR_DIRECTION };
+    Py_ssize_t n, d;
+    Vectors s = { .n = 0 };
+    if (!PyArg_ParseTuple(args, "OOOOppnn", &tables, &transform, &sides, &stream, &shape.half, &shape.unit, &n, &d)) return NULL;
+    shape.n = (size_t)n; shape.d = (size_t)d;
+    if (vectors_open(&s, tables, transform, Py_None, sides, &shape) == 0) {
+        int at = s.n;
+        const void *from = vectors_view(&s, stream);
+        const Py_ssize_t size = n * (s.found ? s.found->m : d) * 4;
+        if (from && (made = PyBytes_FromStringAndSize(NULL, size)) && (first = PyBytes_FromStringAndSize(NULL, n))) {
+            const VectorPoints points = { memset(PyBytes_AsString(made), 0, (size_t)size), (uint8_t *)PyBytes_AsString(first) };
+            Job j = { .result = NBMF_OK };
+            Py_BEGIN_ALLOW_THREADS
+            j.result = nbmf_vector_decode(&s.tables, s.found, &shape, from, (size_t)s.v[at].len, s.sides, NULL, &points);
+            Py_END_ALLOW_THREADS
+            if (j.result < 0) job_result(&j);
+            else result = Py_BuildValue("OO", made, first);
+        }
+    }
+    Py_XDECREF(made);
+    Py_XDECREF(first);
+    vectors_close(&s);
+    return result;
+}
+
+static PyObject *floats_encode(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *tables, *bits, *result = NULL;
+    VectorFloats f;
+    Vectors s = { .n = 0 };
+    if (!PyArg_ParseTuple(args, "OOpiii", &tables, &bits, &f.half, &f.zeros, &f.family, &f.scale)) return NULL;
+    const VectorShape shape = { 0 };
+    if (vectors_open(&s, tables, Py_None, Py_None, Py_None, &shape) == 0) {
+        const uint32_t *from = vectors_view(&s, bits);
+        if (from) {
+            uint8_t *out = NULL;
+            long r;
+            f.n = (size_t)s.v[1].len / 4;
+            Py_BEGIN_ALLOW_THREADS
+            r = nbmf_floats_encode(&s.tables, &f, from, &out);
+            Py_END_ALLOW_THREADS
+            result = r < 0 ? PyErr_NoMemory() : PyBytes_FromStringAndSize((const char *)out, (Py_ssize_t)r);
+            free(out);
+        }
+    }
+    vectors_close(&s);
+    return result;
+}
+
+static PyObject *floats_decode(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *tables, *stream, *made = NULL;
+    VectorFloats f;
+    Py_ssize_t n;
+    Vectors s = { .n = 0 };
+    if (!PyArg_ParseTuple(args, "OOnpiii", &tables, &stream, &n, &f.half, &f.zeros, &f.family, &f.scale)) return NULL;
+    const VectorShape shape = { 0 };
+    if (vectors_open(&s, tables, Py_None, Py_None, Py_None, &shape) == 0) {
+        const void *from = vectors_view(&s, stream);
+        if (from && (made = PyBytes_FromStringAndSize(NULL, n * 4))) {
+            char *to = PyBytes_AsString(made);
+            Job j = { .result = NBMF_OK };
+            f.n = (size_t)n;
+            Py_BEGIN_ALLOW_THREADS
+            j.result = nbmf_floats_decode(&s.tables, &f, from, (size_t)s.v[1].len, (uint32_t *)(void *)to);
+            Py_END_ALLOW_THREADS
+            if (j.result < 0) { Py_CLEAR(made); job_result(&j); }
+        }
+    }
+    vectors_close(&s);
+    return made;
+}
+
 static PyMethodDef module_methods[] = {
     { "simd", module_simd, METH_VARARGS, "simd([level]) -> level in use: plain, avx2 or avx512" },
     { "train_keys", train_keys, METH_VARARGS, NULL },
     { "train_orders", train_orders, METH_VARARGS, NULL },
     { "train_apply", train_apply, METH_VARARGS, NULL },
+    { "vector_encode", vector_encode, METH_VARARGS, NULL },
+    { "vector_decode", vector_decode, METH_VARARGS, NULL },
+    { "vector_points", vector_points, METH_VARARGS, NULL },
+    { "floats_encode", floats_encode, METH_VARARGS, NULL },
+    { "floats_decode", floats_decode, METH_VARARGS, NULL },
     { NULL, NULL, 0, NULL },
 };
 static struct PyModuleDef module = { PyModuleDef_HEAD_INIT, "_kernel", "The C kernel.", -1, module_methods, NULL, NULL, NULL, NULL };

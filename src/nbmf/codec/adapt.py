@@ -1,4 +1,4 @@
-"""Domain packs: lists and a primer learned from a user's own records, for one model."""
+"""Domain packs: lists, a primer and transforms of vectors learned from a user's own records, for one model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from nbmf.codec.counting import (
 )
 from nbmf.codec.format import SEGMENT_SIZE
 from nbmf.codec.model import PACK_MAGIC, PACK_SUFFIX, build_file, load_model
-from nbmf.codec.values import to_raw
+from nbmf.codec.values import VECTOR, to_raw
 from nbmf.errors import DataError, NbmfError
 
 DEFAULT_SIZE: Final = 512 << 10  # bytes of the whole file
@@ -51,21 +51,36 @@ def adapt(
     *,
     model: str = "base",
     size: int = DEFAULT_SIZE,
+    beside: Sequence[Any] | None = None,
     tick: Tick = lambda *_: None,
 ) -> dict[str, Any]:
     """Learns a pack of at most `size` bytes from values and writes it to `out`, whole or not at all. Returns its card.
 
-    The same values in the same order give the same file. Raises DataError (no values, a bad size or name),
-    UnsupportedValue, UnknownModel, OSError.
+    Arrays of float32 or float16, (d,) or (n, d), give a transform of vectors for each d, which comes on top of `size`:
+    about d * d bytes. `beside` has for every value None, or the int16 array of what is known beside it: then vectors
+    are predicted from it too. The same values in the same order give the same file on a machine.
+
+    Raises DataError (no values, a bad size or name), UnsupportedValue, UnknownModel, OSError.
     """
     path = Path(out)
     if path.suffix != PACK_SUFFIX:
         raise DataError(f"{path}: a pack's name ends in {PACK_SUFFIX}")
     if size < LEAST_SIZE:
         raise DataError(f"a pack of {size} bytes is too small; {LEAST_SIZE} is the least")
+    values = list(values)
     pairs = [to_raw(value, allow_nan=True) for value in values]
+    if beside is not None and len(beside) != len(values):
+        raise DataError(f"{len(beside)} things beside {len(values)} values")
     found = load_model(model)
-    data, card = learn(pairs, found.buffer, size=size, tick=tick)
+    arrays = [(value, beside[at] if beside else None) for at, value in enumerate(values) if pairs[at][0] >= VECTOR]
+    texts = [pair for pair in pairs if pair[0] < VECTOR]
+    extra, about = _vectors(arrays, tick)
+    if texts or not arrays:
+        data, card = learn(texts, found.buffer, size=size, tick=tick, sections=extra, about=about)
+    elif extra:
+        data, card = _vectors_alone(found.id, extra, about)
+    else:
+        raise DataError("the arrays are too few, or have nothing in common that a transform could use")
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         partial.write_bytes(data)
@@ -95,10 +110,56 @@ def json_lines(lines: Iterable[bytes], name: str) -> Iterator[Any]:
                 raise DataError(f"{name}, line {number}: not JSON") from None
 
 
+def _vectors(arrays: list[tuple[Any, Any]], tick: Tick) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The section of the transforms that arrays give, if any would pay, and what the card says of them."""
+    from nbmf.codec import vector_transform
+
+    rows: dict[int, list[Any]] = {}
+    known: dict[int, list[Any]] = {}
+    for array, beside in arrays:
+        dim = array.shape[-1]
+        rows.setdefault(dim, []).append(array.reshape(-1, dim))
+        if beside is not None:
+            known.setdefault(dim, []).append(np.asarray(beside).reshape(len(rows[dim][-1]), -1))
+    found = []
+    for number, dim in enumerate(sorted(rows, key=lambda dim: -sum(map(len, rows[dim])))):
+        tick("learning transforms", number, len(rows))
+        vectors = np.concatenate(rows[dim])
+        sides = [None, np.concatenate(known[dim])] if len(known.get(dim, ())) == len(rows[dim]) else [None]
+        found += [one for side in sides if (one := vector_transform.learn(vectors, side)) is not None]
+    if not found:
+        return {}, {}
+    about = [{"dim": one.dim, "coefficients": one.m, "beside": one.sides} for one in found]
+    count = sum(len(part) for parts in rows.values() for part in parts)
+    return {vector_transform.SECTION: vector_transform.pack_section(found)}, {"vectors": count, "transforms": about}
+
+
+def _vectors_alone(model_id: bytes, extra: dict[str, bytes], about: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """A pack that learned from arrays alone: its lists and its primer are empty."""
+    card = {"records": 0, **about}
+    sections = {
+        "card": json.dumps(card, separators=(",", ":")).encode(),
+        "model_id": model_id,
+        "primer": b"",
+        "lines": bytes(LINE_BYTES),
+        **extra,
+    }
+    return build_file(PACK_MAGIC, sections), card
+
+
 def learn(
-    pairs: list[tuple[int, bytes]], model: Any, *, size: int = DEFAULT_SIZE, tick: Tick = lambda *_: None
+    pairs: list[tuple[int, bytes]],
+    model: Any,
+    *,
+    size: int = DEFAULT_SIZE,
+    tick: Tick = lambda *_: None,
+    sections: dict[str, bytes] | None = None,
+    about: dict[str, Any] | None = None,
 ) -> tuple[bytes, dict[str, Any]]:
-    """The pack file of (value type, raw) pairs for the model file `model`, and its card. Raises DataError on none."""
+    """The pack file of (value type, raw) pairs for the model file `model`, and its card. Raises DataError on none.
+
+    `sections` go into the file besides, `about` into the card.
+    """
     pairs = [(value_type, raw[:SEGMENT_SIZE]) for value_type, raw in pairs if raw]
     if not pairs:
         raise DataError("there are no records to learn from")
@@ -128,15 +189,17 @@ def learn(
         "bits_per_byte_without": round(before / COST_UNIT / records.raw_bytes, 4),
         # of these very records, so lower than of others like them
         "bits_per_byte_with": round(int(cost.sum(dtype=np.int64)) / COST_UNIT / records.raw_bytes, 4),
+        **(about or {}),
     }
     view = memoryview(model)
-    sections = {
+    whole = {
         "card": json.dumps(card, separators=(",", ":")).encode(),
         "model_id": bytes(view[16:48]),
         "primer": primer,
         "lines": table.tobytes(),
+        **(sections or {}),
     }
-    return build_file(PACK_MAGIC, sections), card
+    return build_file(PACK_MAGIC, whole), card
 
 
 def _thin(pairs: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:

@@ -6,16 +6,24 @@ import copy
 import functools
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nbmf.codec import format, kernel
-from nbmf.codec.format import NEURAL, PLAIN, STORED, ZSTD
-from nbmf.codec.model import Model, Pack, load_model, load_pack, lookup
-from nbmf.codec.values import from_raw, to_raw
+from nbmf.codec.format import ARRAY, NEURAL, PACKED, PLAIN, STORED, ZSTD
+from nbmf.codec.model import Model, Pack, has_section, load_model, load_pack, lookup, section
+from nbmf.codec.values import ARRAY as ARRAY_TYPE
+from nbmf.codec.values import VECTOR, from_raw, to_raw
 from nbmf.errors import CorruptRecord, NbmfError, OutputLimit, PolicyError, StreamError, StreamLimit, UnknownModel
 
+if TYPE_CHECKING:
+    from nbmf.codec.numbers import Tolerances
+    from nbmf.codec.vector import Bound
+    from nbmf.codec.vector_transform import Prepared
+
 DEFAULT_MAX_OUT: Final = 64 << 20  # bytes
+FIDELITIES: Final = ("lossless", "semantic")
 _THREADS: Final = min(os.cpu_count() or 1, 16)
 
 
@@ -81,6 +89,15 @@ class Codec:
 
     # -- encoding ------------------------------------------------------------------------------------------------------
 
+    @functools.cached_property
+    def vectors(self) -> tuple[Prepared, ...]:
+        """The transforms that the pack learned from vectors. Raises FormatError."""
+        if self.pack is None or not has_section(self.pack.buffer, "vectors"):
+            return ()
+        from nbmf.codec.vector_transform import Prepared, read_section
+
+        return tuple(map(Prepared, read_section(section(self.pack.buffer, "vectors"))))
+
     def encode(
         self,
         value: Any,
@@ -88,13 +105,27 @@ class Codec:
         verify: bool = False,
         fidelity: str = "lossless",
         allow_nan: bool = False,
+        *,
+        bound: Bound | None = None,
+        tolerance: Tolerances | None = None,
+        beside: Any = None,
     ) -> bytes:
         """The blob of `value`. With `verify`, it is decoded and compared before it is returned.
 
-        Raises UnsupportedValue, PolicyError (a fidelity that is not to be had), CorruptRecord (verification failed).
+        Fidelity `semantic` keeps every vector of an array within `bound` (a cosine of 0.995) and the numbers of a JSON
+        value within `tolerance` (none: exact); all else is exact. `beside`, int16 of a pack's length, is what writer
+        and reader both know of an array: one that was predicted from it is decoded with it alone. docs/fidelity.md.
+
+        Raises UnsupportedValue, PolicyError (a fidelity there is not), CorruptRecord (verification failed).
         """
         if fidelity != "lossless":
-            raise PolicyError(f"fidelity {fidelity!r} is not available; lossless is")
+            _check_fidelity(fidelity)
+            if _is_array(value):
+                blob = self._bounded(value, bare, verify, bound, beside)
+                if blob is not None:
+                    return blob
+            elif tolerance is not None:
+                value = _rounded(value, tolerance)
         value_type, raw = self.to_pair(value, allow_nan)
         blob = self.from_pair(value_type, raw, bare)
         if verify:
@@ -102,7 +133,9 @@ class Codec:
         return blob
 
     def from_pair(self, value_type: int, raw: bytes, bare: bool = False) -> bytes:
-        """The blob of a value's type number and raw bytes, as `to_pair` or `raw` gives them."""
+        """The exact blob of a value's type number and raw bytes, as `to_pair` or `raw` gives them."""
+        if value_type == ARRAY_TYPE:
+            return self._exact_array(value_type, raw, bare)
         segments = format.split_raw(raw)
         payloads = (
             [self.coder.encode(raw, value_type, self.profile)]
@@ -112,9 +145,30 @@ class Codec:
         return self._race(value_type, raw, payloads, bare)
 
     def encode_many(
-        self, values: Iterable[Any], bare: bool = False, verify: bool = False, allow_nan: bool = False
+        self,
+        values: Iterable[Any],
+        bare: bool = False,
+        verify: bool = False,
+        allow_nan: bool = False,
+        *,
+        fidelity: str = "lossless",
+        bound: Bound | None = None,
+        tolerance: Tolerances | None = None,
     ) -> list[bytes]:
-        """The blobs of many values, on all cores."""
+        """The blobs of many values, on all cores. Raises as `encode`."""
+        if fidelity != "lossless":
+            _check_fidelity(fidelity)
+            values = list(values)
+            bounded = {
+                at: blob
+                for at, value in enumerate(values)
+                if _is_array(value) and (blob := self._bounded(value, bare, verify, bound, None)) is not None
+            }
+            left = [value for at, value in enumerate(values) if at not in bounded]
+            if tolerance is not None:
+                left = [value if _is_array(value) else _rounded(value, tolerance) for value in left]
+            others = iter(self.encode_many(left, bare, verify, allow_nan))
+            return [bounded[at] if at in bounded else next(others) for at in range(len(values))]
         pairs = [self.to_pair(value, allow_nan) for value in values]
         blobs = self.from_pairs(pairs, bare)
         if verify:
@@ -125,7 +179,7 @@ class Codec:
 
     def from_pairs(self, pairs: list[tuple[int, bytes]], bare: bool = False) -> list[bytes]:
         """`from_pair` of each, on all cores."""
-        parts = [format.split_raw(raw) for _, raw in pairs]
+        parts = [[] if value_type == ARRAY_TYPE else format.split_raw(raw) for value_type, raw in pairs]
         types = b"".join(bytes([pair[0]]) * len(part) for pair, part in zip(pairs, parts, strict=True))
         payloads = self.coder.encode_many(
             [segment for part in parts for segment in part], types, self.profile, _THREADS
@@ -133,9 +187,40 @@ class Codec:
         blobs = []
         at = 0
         for (value_type, raw), part in zip(pairs, parts, strict=True):
-            blobs.append(self._race(value_type, raw, payloads[at : at + len(part)], bare))
+            if value_type == ARRAY_TYPE:
+                blobs.append(self._exact_array(value_type, raw, bare))
+            else:
+                blobs.append(self._race(value_type, raw, payloads[at : at + len(part)], bare))
             at += len(part)
         return blobs
+
+    def _bounded(self, array: Any, bare: bool, verify: bool, bound: Bound | None, beside: Any) -> bytes | None:
+        """The blob of an array within a bound; None where it is to be kept exactly, or is no larger so."""
+        vector = _vector()
+        coded = vector.encode_bounded(array, bound or vector.DEFAULT, self.vectors, beside)
+        if coded is None:
+            return None
+        if len(coded.raw) > self.max_out:
+            raise OutputLimit(f"the value has {len(coded.raw)} bytes; decoders of this codec stop at {self.max_out}")
+        value_type = vector.layout_of(array).value_type
+        blob = format.build(
+            PACKED if coded.packed else ARRAY,
+            value_type,
+            format.crc(value_type, coded.raw),
+            coded.payload,
+            bare=bare,
+            id=self._id4,
+        )
+        tried = len(blob) * vector.SMALL > len(coded.raw) or vector.repeats(array)
+        if tried and len(blob) >= len(self.from_pair(*to_raw(array), bare)):
+            return None
+        if verify and self.raw(blob, bare, beside) != (value_type, coded.raw):
+            raise CorruptRecord(f"a blob of {len(blob)} bytes did not decode to its value")
+        return blob
+
+    def _exact_array(self, value_type: int, raw: bytes, bare: bool) -> bytes:
+        payload = _vector().encode_exact(value_type, raw)
+        return format.build(ARRAY, value_type, format.crc(value_type, raw), payload, bare=bare)
 
     def to_pair(self, value: Any, allow_nan: bool = False) -> tuple[int, bytes]:
         """The value's type number and raw bytes. Raises UnsupportedValue, OutputLimit."""
@@ -168,7 +253,11 @@ class Codec:
             if size > format.zstd_floor(raw) or (method >= NEURAL and size == format.zstd_floor(raw)):
                 frame = format.zstd_compress(raw)
                 if len(frame) < size or (method >= NEURAL and len(frame) == size):
-                    method, payload = ZSTD, frame
+                    method, payload, size = ZSTD, frame, len(frame)
+        if value_type == VECTOR and len(raw) >= format.VECTOR_LEAST:
+            floats = _vector().encode_exact(value_type, raw)
+            if len(floats) < size:
+                return format.build(ARRAY, value_type, format.crc(value_type, raw), floats, bare=bare)
         neural_won = method >= NEURAL
         return format.build(
             method,
@@ -188,17 +277,19 @@ class Codec:
 
     # -- decoding ------------------------------------------------------------------------------------------------------
 
-    def decode(self, blob: bytes, bare: bool = False) -> Any:
+    def decode(self, blob: bytes, bare: bool = False, *, beside: Any = None) -> Any:
         """The value of a blob: of a self-describing one, whatever model it names; of a bare one, with this codec's.
+
+        `beside` is what an array was encoded beside; one that was predicted from it cannot be read without.
 
         Raises FormatError, CorruptRecord, UnknownModel, OutputLimit; never returns a value whose check is wrong.
         """
-        return from_raw(*self.raw(blob, bare))
+        return from_raw(*self.raw(blob, bare, beside))
 
-    def raw(self, blob: bytes, bare: bool = False) -> tuple[int, bytes]:
+    def raw(self, blob: bytes, bare: bool = False, beside: Any = None) -> tuple[int, bytes]:
         """The type number and raw bytes of a blob's value, check verified. Raises as `decode`."""
         parsed = format.parse(blob, bare=bare)
-        return parsed.value_type, self._codec_for(parsed)._raw(parsed)
+        return parsed.value_type, self._codec_for(parsed)._raw(parsed, beside)
 
     def decode_many(self, blobs: Iterable[bytes], bare: bool = False) -> list[Any]:
         """The values of many blobs, on all cores. Raises as `decode`, for the first blob at fault."""
@@ -240,14 +331,16 @@ class Codec:
         )
 
     def _codec_for(self, blob: format.Blob) -> Codec:
-        if blob.method != NEURAL or blob.id in (b"", self._id4, self.model.id[: format.ID_SIZE]):
+        if not blob.id or blob.id in (self._id4, self.model.id[: format.ID_SIZE]):
             return self
         return _codec_by_id(blob.id, self.max_out)
 
-    def _raw(self, blob: format.Blob) -> bytes:
+    def _raw(self, blob: format.Blob, beside: Any = None) -> bytes:
         """The raw bytes of a blob of this codec's model, check verified."""
         if blob.method < NEURAL:
             return _plain(blob, self.max_out)
+        if blob.method >= ARRAY:
+            return _array(blob, self, self.max_out, beside)
         if format.PROFILES[blob.profile] not in self.model.profiles:
             raise UnknownModel(self.id[:8], f"model {self.id[:8]} has no {format.PROFILES[blob.profile]} profile")
         raw = self._neural(blob)
@@ -296,16 +389,24 @@ def _codec_by_id(id: bytes, max_out: int) -> Codec:
     return Codec(str(model.path), domain=str(pack.path) if pack else None, max_out=max_out)
 
 
-def encode(value: Any, fidelity: str = "lossless", domain: str | None = None) -> bytes:
-    """The self-describing blob of a value: text, JSON value, bytes, or 1-D float32 vector.
+def encode(
+    value: Any,
+    fidelity: str = "lossless",
+    domain: str | None = None,
+    *,
+    bound: Bound | None = None,
+    tolerance: Tolerances | None = None,
+    beside: Any = None,
+) -> bytes:
+    """The self-describing blob of a value: text, JSON value, bytes, or float32 or float16 array of (d,) or (n, d).
 
     `domain` is a path when it ends in .nbp, else the name of a registered pack. Raises as `Codec` and `Codec.encode`.
     """
-    return _shared_codec(domain).encode(value, fidelity=fidelity)
+    return _shared_codec(domain).encode(value, fidelity=fidelity, bound=bound, tolerance=tolerance, beside=beside)
 
 
-def decode(blob: bytes | Mapping[str, Any] | str, max_out: int = DEFAULT_MAX_OUT) -> Any:
-    """The exact value of a self-describing blob. Models are looked up in the package, NBMF_MODELS and the user's data.
+def decode(blob: bytes | Mapping[str, Any] | str, max_out: int = DEFAULT_MAX_OUT, *, beside: Any = None) -> Any:
+    """The value of a self-describing blob. Models are looked up in the package, NBMF_MODELS and the user's data.
 
     The old encoder's dicts and their JSON text are read too (dropin.py); its semantic ones give their preview.
 
@@ -317,8 +418,48 @@ def decode(blob: bytes | Mapping[str, Any] | str, max_out: int = DEFAULT_MAX_OUT
 
         return dropin.decode(blob if isinstance(blob, Mapping) else stub.parse_text(blob), max_out)
     parsed = format.parse(blob, bare=False)
-    raw = _codec_by_id(parsed.id, max_out)._raw(parsed) if parsed.id else _plain(parsed, max_out)
+    if parsed.id:
+        raw = _codec_by_id(parsed.id, max_out)._raw(parsed, beside)
+    elif parsed.method >= ARRAY:
+        raw = _array(parsed, None, max_out, beside)
+    else:
+        raw = _plain(parsed, max_out)
     return from_raw(parsed.value_type, raw)
+
+
+def _check_fidelity(fidelity: str) -> None:
+    if fidelity not in FIDELITIES:
+        raise PolicyError(f"fidelity {fidelity!r} is neither lossless nor semantic")
+
+
+def _is_array(value: Any) -> bool:
+    return (numpy := sys.modules.get("numpy")) is not None and isinstance(value, numpy.ndarray)
+
+
+@functools.cache
+def _vector() -> Any:
+    """The module of arrays, which takes NumPy: imported when the first array comes."""
+    from nbmf.codec import vector
+
+    return vector
+
+
+def _rounded(value: Any, tolerance: Tolerances) -> Any:
+    from nbmf.codec.numbers import rounded
+
+    return rounded(value, tolerance)
+
+
+def _array(blob: format.Blob, codec: Codec | None, max_out: int, beside: Any) -> bytes:
+    """The raw bytes of an array's blob, check verified. `codec` has the pack, where the blob needs one."""
+    transforms: Any = None
+    if blob.method == PACKED:
+        if codec is None or codec.pack is None:
+            raise UnknownModel(codec.id[:8] if codec else "", "a vector was coded with a pack, and there is none here")
+        transforms = codec.vectors
+    raw: bytes = _vector().decode(blob.payload, blob.value_type, transforms, max_out, beside)
+    format.verify(blob, raw)
+    return raw
 
 
 def _plain(blob: format.Blob, max_out: int) -> bytes:

@@ -30,7 +30,8 @@ def encode(payload: Any, fidelity: str = "lossless") -> dict[str, Any]:
         "length_bytes": len(blob),
         "encoder_version": ENCODER_VERSION,
     }
-    return {"meta": meta, "code": base64.b85encode(blob).decode("ascii"), "sig": _signature(payload)}
+    kept = payload if fidelity == "lossless" else codec.decode(blob)
+    return {"meta": meta, "code": base64.b85encode(blob).decode("ascii"), "sig": _signature(kept)}
 
 
 def decode(blob: Mapping[str, Any], max_out: int = stub.DEFAULT_MAX_OUT) -> Any:

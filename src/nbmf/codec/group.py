@@ -17,6 +17,7 @@ from typing import Final
 
 from nbmf.codec import format
 from nbmf.codec.codec import Codec
+from nbmf.codec.values import ARRAY
 from nbmf.errors import CorruptRecord, FormatError, StreamError
 
 SEQUENCE: Final = 1
@@ -45,6 +46,9 @@ class NeuralGroups:
         if not 0 < len(records) <= RECORDS_MOST:
             raise FormatError(f"a group holds 1 to {RECORDS_MOST} records, not {len(records)}")
         pairs, known = self._pairs(records), self._pairs(after)
+        if any(value_type == ARRAY for value_type, _ in pairs) or any(_is_array(blob) for _, blob in records):
+            return self._kept(records, pairs)
+        known = [pair for pair in known if pair[0] != ARRAY]
         if sum(len(raw) for _, raw in known + pairs) > format.SEGMENT_SIZE:
             known = []
         raws, types = [raw for _, raw in pairs], bytes(value_type for value_type, _ in pairs)
@@ -66,13 +70,32 @@ class NeuralGroups:
             raise CorruptRecord("a group of records did not decode to them")
         return bytes([BLOBS]) + b"".join(_number(len(blob)) + blob for blob in blobs)
 
+    def _kept(self, records: Sequence[tuple[str, bytes]], pairs: list[tuple[int, bytes]]) -> bytes:
+        """A group of blobs, for records among which there are arrays: what is coded within a bound stays as it is."""
+        blobs = [
+            blob
+            if _is_array(blob) and (blob[0] & 3 == 0 or id == self.codec.id)  # without a pack, or with this very one
+            else self.codec.from_pair(*pair, bare=True)
+            for (id, blob), pair in zip(records, pairs, strict=True)
+        ]
+        if [self.codec.raw(blob, bare=True) for blob in blobs] != pairs:
+            raise CorruptRecord("a group of records did not decode to them")
+        return bytes([BLOBS]) + b"".join(_number(len(blob)) + blob for blob in blobs)
+
     def decode(self, group: bytes, count: int, after: Callable[[], Sequence[bytes]] = list) -> list[bytes]:
-        """The records as bare blobs of method `stored`, which any codec reads. Raises FormatError, CorruptRecord.
+        """The records as bare blobs: of method `stored`, which any codec reads, save arrays, which stay as they are.
+
+        Raises FormatError, CorruptRecord.
 
         `after` gives the blobs of the records that the group follows; it is asked only for a group that follows some.
         """
+        if group[:1] == bytes([BLOBS]) and 0 < count <= RECORDS_MOST:
+            blobs = _blobs(group, count)
+            if any(map(_is_array, blobs)):
+                pairs = [self.codec.raw(blob, bare=True) for blob in blobs]
+                return [blob if _is_array(blob) else _stored(*pair) for blob, pair in zip(blobs, pairs, strict=True)]
         return [
-            format.build(format.STORED, value_type, format.crc(value_type, raw), raw, bare=True)
+            _stored(value_type, raw)
             for value_type, raw in self._decode(
                 group, count, lambda: [self.codec.raw(blob, bare=True) for blob in after()]
             )
@@ -112,6 +135,14 @@ class NeuralGroups:
         if group[at : at + 4] != _crc(types, raws):
             raise CorruptRecord("a group's check is wrong: it is damaged, or was made with another model or pack")
         return list(zip(types, raws, strict=True))
+
+
+def _is_array(blob: bytes) -> bool:
+    return format.parse(blob, bare=True).method >= format.ARRAY
+
+
+def _stored(value_type: int, raw: bytes) -> bytes:
+    return format.build(format.STORED, value_type, format.crc(value_type, raw), raw, bare=True)
 
 
 def _number(n: int) -> bytes:

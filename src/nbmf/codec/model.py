@@ -96,6 +96,10 @@ def section_table(buffer: bytes | mmap.mmap | memoryview) -> dict[str, tuple[int
     return table
 
 
+def has_section(buffer: bytes | mmap.mmap | memoryview, name: str) -> bool:
+    return name in section_table(buffer)
+
+
 def section(buffer: bytes | mmap.mmap | memoryview, name: str) -> memoryview:
     """The bytes of one section. Raises FormatError when there is none of that name."""
     table = section_table(buffer)

@@ -6,6 +6,7 @@
 | JSON   | dict, list, int, float, bool, None             | compact JSON (no spaces, nothing escaped but what must be) |
 | BYTES  | bytes; bytearray and memoryview become bytes   | themselves                                                 |
 | VECTOR | numpy.ndarray, one-dimensional, float32        | 4 little-endian bytes a float, bits kept                   |
+| ARRAY  | numpy.ndarray, (n, d) float32, or float16      | its shape, then the floats likewise: see arrays.py         |
 
 "Exactly" includes the types (1, 1.0, true), the order of keys, -0.0, integers of up to MAX_INT_DIGITS digits whatever
 `sys.get_int_max_str_digits()` says, and nesting of any depth. What JSON would change silently is refused: tuples,
@@ -31,7 +32,8 @@ TEXT: Final = 0
 JSON: Final = 1
 BYTES: Final = 2
 VECTOR: Final = 3
-VALUE_TYPES: Final = ("text", "json", "bytes", "vector")  # the name of each type, by its number
+ARRAY: Final = 4
+VALUE_TYPES: Final = ("text", "json", "bytes", "vector", "array")  # the name of each type, by its number
 
 MAX_INT_DIGITS: Final = 1_000_000  # keeps hostile integers from costing more than about a second for each MB of raw
 
@@ -57,7 +59,9 @@ def to_raw(value: Any, *, allow_nan: bool = False) -> tuple[int, bytes]:
         return BYTES, bytes(value)
     # An array can only exist where NumPy has been imported; other values never wait for its import.
     if (numpy := sys.modules.get("numpy")) is not None and isinstance(value, numpy.ndarray):
-        return VECTOR, _vector_bytes(value)
+        from nbmf.codec.arrays import raw_of
+
+        return raw_of(value)
     raise UnsupportedValue(f"$: {_refusal(kind)}")
 
 
@@ -65,8 +69,10 @@ def from_raw(value_type: int, raw: bytes) -> Any:
     """The value of `raw`. Raises CorruptRecord when `raw` is no content of that type."""
     if value_type == BYTES:
         return raw
-    if value_type == VECTOR:
-        return _vector(raw)
+    if value_type >= VECTOR:
+        from nbmf.codec.arrays import array_of
+
+        return array_of(value_type, raw)
     try:
         text = raw.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
@@ -422,25 +428,3 @@ _ENCODE_NAN: Final = _c_encoder(allow_nan=True)
 _SCAN: Final = cast(_Scan, vars(json.JSONDecoder())["scan_once"])
 _SCAN_LONG: Final = cast(_Scan, vars(json.JSONDecoder(parse_int=_parse_int))["scan_once"])
 _SCAN_STRING: Final = cast(Callable[[str, int, bool], tuple[str, int]], vars(json.decoder)["scanstring"])
-
-
-# -- vectors -----------------------------------------------------------------------------------------------------------
-
-
-def _vector_bytes(array: Any) -> bytes:
-    import numpy
-
-    if type(array) is not numpy.ndarray:
-        raise UnsupportedValue(f"$: {_type_name(type(array))} would come back as numpy.ndarray")
-    if array.ndim != 1 or array.dtype != numpy.float32:
-        raise UnsupportedValue(f"$: only one-dimensional float32 arrays are stored, not {array.ndim}-d {array.dtype}")
-    # Through integers: moving bits that way never quiets a NaN.
-    return bytes(numpy.ascontiguousarray(array).view(numpy.uint32).astype("<u4", copy=False).tobytes())
-
-
-def _vector(raw: bytes) -> Any:
-    import numpy
-
-    if len(raw) % 4:
-        raise CorruptRecord(f"a vector of {len(raw)} bytes is no whole number of floats")
-    return numpy.frombuffer(raw, dtype="<u4").astype(numpy.uint32).view(numpy.float32)

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
 from nbmf import __version__
@@ -349,7 +350,14 @@ async def _no_route(request: Request, error: Exception) -> Response:
 
 
 async def _no_method(request: Request, error: Exception) -> Response:
-    return error_response(405, "NotFound", "this path has no such method", dict(getattr(error, "headers", None) or {}))
+    """All methods of the path are named, not those of the first route alone."""
+    found = set()
+    for route in request.app.routes:
+        methods = getattr(route, "methods", None)
+        if methods and route.matches(request.scope)[0] is not Match.NONE:
+            found |= methods
+    headers = {"Allow": ", ".join(sorted(found))} if found else {}
+    return error_response(405, "NotFound", "this path has no such method", headers)
 
 
 # -- requests and answers ----------------------------------------------------------------------------------------------

@@ -89,7 +89,17 @@ def prepare(connection: Connection) -> bool:
 
 
 def _version(connection: Connection) -> tuple[int, int] | None:
-    """(READ, WRITE) of the file, None of an empty one."""
+    """(READ, WRITE) of the file, None of an empty one: as it is at one moment, since another may be making it."""
+    if connection.in_transaction:
+        return _version_now(connection)
+    connection.execute("BEGIN")
+    try:
+        return _version_now(connection)
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _version_now(connection: Connection) -> tuple[int, int] | None:
     application, version = (_number(connection, f"PRAGMA {name}") for name in ("application_id", "user_version"))
     if application != APPLICATION_ID:
         if application or version or _number(connection, "SELECT count(*) FROM sqlite_master"):
