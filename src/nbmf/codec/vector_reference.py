@@ -558,6 +558,11 @@ def lattice(x: Doubles, norm: float, bounds: Bounds, half: bool) -> Row | None:
     return None
 
 
+def widened(row: Floats) -> Doubles:
+    with np.errstate(invalid="ignore"):  # a NaN that signals, on processors that tell
+        return row.astype(np.float64)
+
+
 def encode(
     values: Floats, mode: int, bounds: Bounds, t: Transform | None, sides: npt.NDArray[np.int16] | None
 ) -> tuple[bytes, bytes, int, bool]:
@@ -568,14 +573,14 @@ def encode(
     """
     unit = mode == DIRECTION
     for row in values:
-        square = norm_of(row.astype(np.float64)) ** 2 if unit else 1.0
+        square = norm_of(widened(row)) ** 2 if unit else 1.0
         unit = unit and abs(square - 1) <= UNIT
     w = Writer()
     half = values.dtype == np.float16
     out = values.copy()
     as_they_are = 0
     for i, row in enumerate(values):
-        x = row.astype(np.float64)
+        x = widened(row)
         norm = norm_of(x)
         parts = UNIT_NORM if unit else norm_parts(norm)
         coded: Row | None = None
