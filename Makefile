@@ -1,5 +1,6 @@
 # make test   everything CI runs: lint, types, docs checks, all but the slow tests under the C kernel, the codec's under NumPy
 # make slow   the slow tests: long crash, fuzz and conformance runs
+# make explore  the fast tests with new random examples, as often as you like
 # make quick  as test, under the C kernel alone
 # make lint   ruff: lint and format
 # make types  mypy
@@ -21,7 +22,7 @@ NUMPY_TESTS := tests/codec tests/train tests/test_cli.py tests/test_samples.py
 READY := $(VENV)/.ready
 NATIVE := $(wildcard src/nbmf/codec/*.c src/nbmf/codec/*.h)
 
-.PHONY: all test slow quick lint types docs docs-check bench golden build clean
+.PHONY: all test slow explore quick lint types docs docs-check bench golden build clean
 all: test
 
 $(BIN)/python:
@@ -38,6 +39,9 @@ test: lint types docs-check $(READY)
 
 slow: $(READY)
 	NBMF_KERNEL=c $(BIN)/python -m pytest $(PYTEST_FLAGS) -m slow
+
+explore: $(READY)
+	NBMF_EXPLORE=1 $(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not slow'
 
 quick: $(READY)
 	NBMF_KERNEL=c $(BIN)/python -m pytest $(PYTEST_FLAGS) -m 'not slow'

@@ -92,16 +92,17 @@ def _stretch(columns: Sequence[Columns]) -> Stretch:
 
 
 class Feed:
-    """Endless stretches of records drawn at random from shelves, made ahead in a thread of its own."""
+    """Endless stretches of records drawn at random from shelves, made ahead in a thread of its own unless `start` is off."""
 
-    def __init__(self, shelves: Sequence[Shelf], streams: int, length: int, seed: int) -> None:
+    def __init__(self, shelves: Sequence[Shelf], streams: int, length: int, seed: int, start: bool = True) -> None:
         self.shelves, self.streams, self.length = shelves, streams, length
         self._rng = np.random.default_rng(seed)
         share = np.array([shelf.share for shelf in shelves])
         self._share = share / share.sum()
         self._left: list[NDArray[np.int64]] = [np.empty(0, np.int64) for _ in shelves]
         self._ready: queue.Queue[Stretch] = queue.Queue(4)
-        threading.Thread(target=self._work, daemon=True).start()
+        if start:
+            threading.Thread(target=self._work, daemon=True).start()
 
     def __iter__(self) -> Iterator[Stretch]:
         while True:
@@ -119,6 +120,11 @@ class Feed:
         return observe(self.shelves[at].coder, records.select(left[:many]))
 
     def _work(self) -> None:
+        for stretch in self.stretches():
+            self._ready.put(stretch)
+
+    def stretches(self) -> Iterator[Stretch]:
+        """The same, made as they are asked for."""
         held: list[Columns] = [self._run() for _ in range(self.streams)]
         while True:
             cut = []
@@ -127,7 +133,7 @@ class Feed:
                     held[i] = _joined(held[i], self._run())
                 cut.append(_cut(held[i], 0, self.length))
                 held[i] = _cut(held[i], self.length, None)
-            self._ready.put(_stretch(cut))
+            yield _stretch(cut)
 
 
 @torch.no_grad()

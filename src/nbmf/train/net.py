@@ -19,9 +19,8 @@ from torch import Tensor, nn
 ROWS: Final = 36690  # of the embedding: the kernel's D_ROWS
 CONTEXTS: Final = 15
 HASHED: Final = slice(1, 8)  # the contexts with rows for many: words, orders, keys
-DROPPED: Final = (
-    0.25  # of those rows while training, so that what holds for every source is learned before what is told by a word
-)
+# Of those rows while training, so that what holds for every source is learned before what is told by a word.
+DROPPED: Final = 0.25
 INPUTS: Final = 72  # of the bit network, the first 32 are logits
 LOGITS: Final = 32
 TOTAL: Final = 31  # the input that is the mixer's own logit
@@ -36,11 +35,27 @@ HELD_BITS: Final = 3.99
 HELD_MASSES: Final = 1.5
 
 
+def _doubled(keep: Tensor, h: Tensor) -> Tensor:
+    """h[t] += keep[t] h[t - 1] for t = 1, 2, … in place, in log2 T steps over all of t (Hillis and Steele 1986)."""
+    keep, by = keep.clone(), 1
+    while by < len(h):
+        h[by:] += keep[by:] * h[:-by]
+        keep[by:] = keep[by:] * keep[:-by]
+        by *= 2
+    return h
+
+
 class _Scan(torch.autograd.Function):
     """h[t] = keep[t] h[t - 1] + new[t], element by element, over the first dimension."""
 
     @staticmethod
     def forward(ctx: Any, keep: Tensor, new: Tensor, before: Tensor) -> Tensor:
+        if new.is_cuda:  # where a launch costs more than the arithmetic
+            h = new.clone()
+            h[0] += keep[0] * before
+            _doubled(keep, h)
+            ctx.save_for_backward(keep, h, before)
+            return h
         h = torch.empty_like(new)
         last = before
         for t in range(len(new)):
@@ -53,11 +68,14 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         keep, h, before = ctx.saved_tensors
         (grad,) = grads
-        new = torch.empty_like(grad)
-        carried = torch.zeros_like(before)
-        for t in range(len(grad) - 1, -1, -1):
-            torch.add(grad[t], carried, out=new[t])
-            torch.mul(new[t], keep[t], out=carried)
+        if grad.is_cuda:
+            new = _doubled(keep.roll(-1, 0).flip(0), grad.flip(0)).flip(0)
+        else:
+            new = torch.empty_like(grad)
+            carried = torch.zeros_like(before)
+            for t in range(len(grad) - 1, -1, -1):
+                torch.add(grad[t], carried, out=new[t])
+                torch.mul(new[t], keep[t], out=carried)
         gate = torch.empty_like(keep)
         torch.mul(new[1:], h[:-1], out=gate[1:])
         torch.mul(new[0], before, out=gate[0])
@@ -83,10 +101,10 @@ class Layer(nn.Module):
 class Net(nn.Module):
     """Both networks. `forward` takes a stretch of T bytes of B records side by side."""
 
-    def __init__(self, width: int = 128, middle: int = 128) -> None:
+    def __init__(self, width: int = 128, middle: int = 128, dropped: float = DROPPED) -> None:
         super().__init__()
         ones, twos = UNITS
-        self.width = width
+        self.width, self.dropped = width, dropped
         self.rows = nn.EmbeddingBag(ROWS, width, mode="sum")
         self.layers = nn.ModuleList(Layer(width) for _ in range(2))
         self.middle = nn.Linear(width, middle)
@@ -137,7 +155,7 @@ class Net(nn.Module):
         if not self.training:
             return self.rows(rows).clamp(-1, 1)
         kept = torch.ones(rows.shape, device=rows.device)
-        kept[:, HASHED] = (torch.rand(len(rows), 7, device=rows.device) >= DROPPED) / (1 - DROPPED)
+        kept[:, HASHED] = (torch.rand(len(rows), 7, device=rows.device) >= self.dropped) / (1 - self.dropped)
         return self.rows(rows, per_sample_weights=kept).clamp(-1, 1)
 
     @torch.no_grad()
