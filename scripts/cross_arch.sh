@@ -30,7 +30,7 @@ check() {   # name, then the command; 3 means that this machine lacks the level
 }
 
 compile gcc native
-for level in plain avx2 avx512; do
+for level in plain avx2 avx2-vnni avx512; do
     check "native $level" "$build/native" "$model" "$pack" "$streams" $level
 done
 for arch in aarch64 s390x; do

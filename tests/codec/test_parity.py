@@ -37,7 +37,7 @@ RECORDS = [
 ]
 TYPED = [(raw, i % 4) for i, raw in enumerate(RECORDS)]
 SIMD: list[str] = []
-for _name in ("plain", "avx2", "avx512"):
+for _name in ("plain", "avx2", "avx2-vnni", "avx512"):
     try:
         _used = c_kernel.simd()
         c_kernel.simd(_name)

@@ -18,7 +18,7 @@
 static Model models[2];
 static int n_models;
 static Scratch *scratch;           /* shared by all inputs and both models: no record may leave anything in it */
-static const char *const LEVELS[] = { "plain", "avx2", "avx512" };
+static const char *const LEVELS[] = { "plain", "avx2", "avx2-vnni", "avx512" };
 
 static uint8_t *read_file(const char *path, size_t *n) {
     FILE *f = fopen(path, "rb");

@@ -108,7 +108,7 @@ def test_the_dense_profile_is_trained_and_pays(corpus: Path, tmp_path: Path, mon
     pytest.importorskip("torch", reason="the networks train in PyTorch, which is an extra")
     from nbmf.train import train
 
-    monkeypatch.setitem(train.SIZES, "toy", train.Size(2_048, 512, 8.0, 32, 150))
+    monkeypatch.setitem(train.SIZES, "toy", train.Size(2_048, 512, 8.0, 32, 150, 2))
     card = run(corpus, tmp_path / "net.nbm", dense=True)
     path = str(tmp_path / "net.nbm")
     assert load_model(path).profiles == ("fast", "dense")
@@ -126,6 +126,7 @@ def test_integers_and_floats_of_the_networks_agree(corpus: Path, tmp_path: Path)
     from nbmf.codec.model import MODEL_MAGIC, build_file, section, section_table
     from nbmf.codec.values import to_raw
     from nbmf.train import dense, quantize
+    from nbmf.train.feed import Shelf
     from nbmf.train.net import Net
 
     run(corpus, tmp_path / "toy.nbm")
@@ -134,12 +135,12 @@ def test_integers_and_floats_of_the_networks_agree(corpus: Path, tmp_path: Path)
     coder = kernel.load(memoryview(base))
     torch.manual_seed(3)
     net = Net(64, 32)
-    dense.train(net, [dense.Shelf(coder, records)], 40, streams=16, seed=3)
+    dense.train(net, [Shelf(coder, records)], 40, batch=dense.Batch(16, 64), seed=3)
     with torch.no_grad():  # far from what training began with, so that every part has its share
         for parameter in net.parameters():
             parameter += 0.03 * torch.randn_like(parameter)
     net.hold()
-    before, after = dense.measure(net, dense.Shelf(coder, records), np.zeros(len(records), np.int64))
+    before, after = dense.measure(net, Shelf(coder, records), np.zeros(len(records), np.int64))
     sections = {name: bytes(section(base, name)) for name in section_table(base)}
     sections |= {name: x.astype(x.dtype.newbyteorder("<")).tobytes() for name, x in quantize.sections(net).items()}
     whole: object = kernel.load(build_file(MODEL_MAGIC, sections))
@@ -166,7 +167,7 @@ def test_a_bundle_is_trained_in_pieces(corpus: Path, tmp_path: Path) -> None:
     work, out = tmp_path / "m.nbm.work", tmp_path / "m.nbm"
     run(corpus, out)
     made = train.run([corpus], out, size="toy", dense=True, device=device, resume=True)
-    bundle = work / "dense.npz"
+    bundle = work / "dense.xz"
     assert made["id"] == load_model(str(out)).id.hex() and bundle.is_file()
     for name in ("dense.pt", "dense.pickle"):
         (work / name).unlink()
@@ -177,3 +178,26 @@ def test_a_bundle_is_trained_in_pieces(corpus: Path, tmp_path: Path) -> None:
     assert last.stdout.endswith("\ndone\n") or last.stdout == "done\n"
     again = train.run([corpus], out, size="toy", dense=True, device=device, resume=True)
     assert again["dense_steps"] == train.SIZES["toy"].steps and load_model(str(out)).profiles == ("fast", "dense")
+
+
+def test_processes_feed_what_threads_would(corpus: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the networks train in PyTorch, which is an extra")
+    from nbmf.codec.counting import Records
+    from nbmf.codec.values import to_raw
+    from nbmf.train.feed import Farm, Feed, Shelf
+
+    run(corpus, tmp_path / "toy.nbm")
+    coder = kernel.load(memoryview(load_model(str(tmp_path / "toy.nbm")).buffer))
+    shelves = [Shelf(coder, Records.of([to_raw(s.value) for s in samples.generate(60, seed=5)]))]
+    alone = [Feed(shelves, 3, 8, seed).stretches() for seed in (11, 12)]
+    farm = Farm(shelves, 6, 8, 11, workers=2)
+    try:
+        for _, made in zip(range(7), farm, strict=False):
+            parts = [next(feed) for feed in alone]
+            for name in ("inputs", "rows", "bit", "node", "first"):
+                expected = np.concatenate([getattr(part, name) for part in parts], 1)
+                assert np.array_equal(getattr(made, name), expected), name
+    finally:
+        farm.close()
+    with pytest.raises(ValueError, match="not shared out evenly"):
+        Farm(shelves, 7, 8, 11, workers=2)

@@ -27,7 +27,7 @@ class Coder:
 load = Coder
 
 def simd(level: str = ..., /) -> str:
-    """The SIMD level in use (plain, avx2 or avx512), after setting it to `level` if given."""
+    """The SIMD level in use (plain, avx2, avx2-vnni or avx512), after setting it to `level` if given."""
 
 def train_keys(
     data: Any, offset: Any, value_type: Any, first: int, last: int, context: int, cost: Any, key: Any, /

@@ -639,7 +639,7 @@ static PyObject *floats_decode(PyObject *self, PyObject *args) {
 }
 
 static PyMethodDef module_methods[] = {
-    { "simd", module_simd, METH_VARARGS, "simd([level]) -> level in use: plain, avx2 or avx512" },
+    { "simd", module_simd, METH_VARARGS, "simd([level]) -> level in use: plain, avx2, avx2-vnni or avx512" },
     { "train_keys", train_keys, METH_VARARGS, NULL },
     { "train_orders", train_orders, METH_VARARGS, NULL },
     { "train_apply", train_apply, METH_VARARGS, NULL },

@@ -62,7 +62,8 @@ typedef struct {
 #define DENSE_ONES 64             /* its units in the first layer, and in the second */
 #define DENSE_TWOS 32
 #define DENSE_PLACES 80           /* the inputs as they lie in vectors: 32 logits, then twelve and twelve masses on one, and so on zero */
-typedef struct { const int8_t *weights; const int16_t *scale, *bias; uint32_t n_in, n_out; } Affine;   /* weights as [block of 32 outputs][input pair][output][2] */
+/* weights as [block of 32 outputs][four inputs][output][4]; less[o] is -128 times the sum of output o's, for inputs that are raised by 128 */
+typedef struct { const int8_t *weights; const int32_t *less; const int16_t *scale, *bias; uint32_t n_in, n_out; } Affine;
 typedef struct {
     uint32_t width;               /* of embeddings and state: a multiple of 32; 0 where the model has no dense profile */
     const int8_t *rows;           /* [D_ROWS][width] */

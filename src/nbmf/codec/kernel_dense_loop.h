@@ -1,32 +1,35 @@
 /* The dense profile's arithmetic, compiled once per SIMD level with kernel_loop.h; every level computes the same integers.
-   Matrices lie as [input pair][output][2], those of bytes in blocks of 32 outputs, so that a vector holds the outputs, no sum crosses it, and
-   what is read lies in a row. */
+   Matrices of words lie as [input pair][output][2], those of bytes as [block of 32 outputs][four inputs][output][4], so that a vector holds
+   the outputs and what is read lies in a row. */
 
 static inline int32_t NAME(round15)(int32_t x) { return (x + 16384) >> 15; }
 static inline int32_t NAME(held)(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
 
-/* out[o] = sum over i of w[o][i] in[i]; n_in even, n_out a multiple of 32. */
-static inline void NAME(dense_bytes)(const int8_t *w, const int16_t *in, int n_in, int n_out, int32_t *out) {
+/* out[o] = sum over i of w[o][i] in[i]; in within a signed byte, as every input of a map is: the embedding is held within 127, a layer's y is
+   half of two such, the middle is 0..127. n_in and n_out multiples of 32. */
+static inline void NAME(dense_bytes)(const Affine *f, const int16_t *in, int32_t *out) {
+    const int n_in = (int)f->n_in, n_out = (int)f->n_out;
+    const int8_t *w = f->weights;
 #if LEVEL >= 1
+    if (vnni) { dense_bytes_vnni(f, in, out); return; }
     for (int o = 0; o < n_out; o += 32) {
-        __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0;
-        for (int i = 0; i < n_in; i += 2, w += 64) {
-            int32_t pair;
-            memcpy(&pair, in + i, 4);
-            const __m256i x = _mm256_set1_epi32(pair);
-#define ROW(k) _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)(w + 16 * (k)))))
-            a0 = _mm256_add_epi32(a0, ROW(0)); a1 = _mm256_add_epi32(a1, ROW(1));
-            a2 = _mm256_add_epi32(a2, ROW(2)); a3 = _mm256_add_epi32(a3, ROW(3));
-#undef ROW
+        __m256i a[8];             /* of four outputs each, the sums of the first and the second two inputs */
+        for (int k = 0; k < 8; k++) a[k] = _mm256_setzero_si256();
+        for (int i = 0; i < n_in; i += 4, w += 128) {
+            int64_t four;
+            memcpy(&four, in + i, 8);
+            const __m256i x = _mm256_set1_epi64x(four);
+            for (int k = 0; k < 8; k++) a[k] = _mm256_add_epi32(a[k], _mm256_madd_epi16(x, _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)(w + 16 * k)))));
         }
-        _mm256_storeu_si256((__m256i *)(out + o), a0); _mm256_storeu_si256((__m256i *)(out + o + 8), a1);
-        _mm256_storeu_si256((__m256i *)(out + o + 16), a2); _mm256_storeu_si256((__m256i *)(out + o + 24), a3);
+        for (int k = 0; k < 4; k++)
+            _mm256_storeu_si256((__m256i *)(out + o + 8 * k), _mm256_permute4x64_epi64(_mm256_hadd_epi32(a[2 * k], a[2 * k + 1]), 0xD8));
     }
 #else
     for (int o = 0; o < n_out; o += 32) {
         for (int j = 0; j < 32; j++) out[o + j] = 0;
-        for (int i = 0; i < n_in; i += 2, w += 64)
-            for (int j = 0; j < 32; j++) out[o + j] += w[2 * j] * in[i] + w[2 * j + 1] * in[i + 1];
+        for (int i = 0; i < n_in; i += 4, w += 128)
+            for (int j = 0; j < 32; j++)
+                for (int k = 0; k < 4; k++) out[o + j] += w[4 * j + k] * in[i + k];
     }
 #endif
 }
@@ -88,22 +91,36 @@ static inline void NAME(dense_scale)(const int32_t *acc, const int16_t *scale, c
 
 static inline void NAME(dense_affine)(const Affine *f, const int16_t *in, int16_t *t) {
     int32_t acc[2 * DENSE_WIDTH_MAX];
-    NAME(dense_bytes)(f->weights, in, (int)f->n_in, (int)f->n_out, acc);
+    NAME(dense_bytes)(f, in, acc);
     NAME(dense_scale)(acc, f->scale, f->bias, (int)f->n_out, t);
 }
 
 /* One gated layer: state += gate * (new - state), in units of 1/32768; then y = (y + state) / 2 in units of 1/127. */
 static inline void NAME(dense_layer)(const uint16_t *squash, const Affine *f, int16_t *y, int16_t *state) {
-    int16_t t[2 * DENSE_WIDTH_MAX];
+    _Alignas(32) int16_t t[2 * DENSE_WIDTH_MAX];
+    _Alignas(32) uint16_t p[2 * DENSE_WIDTH_MAX];
     const int n = (int)f->n_out / 2;
     NAME(dense_affine)(f, y, t);
+    for (int j = 0; j < 2 * n; j++) t[j] = (int16_t)(MIN(MAX(t[j], -2047), 2047) + 2048);
+    for (int j = 0; j < 2 * n; j++) p[j] = squash[t[j]];
+#if LEVEL >= 1
+    for (int j = 0; j < n; j += 16) {      /* the product is round15's: a gate is never negative */
+        const __m256i gate = _mm256_srli_epi16(_mm256_load_si256((const __m256i *)(p + j)), 1), value = _mm256_xor_si256(_mm256_load_si256((const __m256i *)(p + n + j)), _mm256_set1_epi16(-32768));
+        __m256i h = _mm256_load_si256((const __m256i *)(state + j));
+        h = _mm256_subs_epi16(h, _mm256_mulhrs_epi16(gate, h));
+        h = _mm256_adds_epi16(h, _mm256_mulhrs_epi16(gate, value));
+        _mm256_store_si256((__m256i *)(state + j), h);
+        _mm256_store_si256((__m256i *)(y + j), _mm256_srai_epi16(_mm256_add_epi16(_mm256_load_si256((const __m256i *)(y + j)), _mm256_srai_epi16(h, 8)), 1));
+    }
+#else
     for (int j = 0; j < n; j++) {
-        int32_t gate = squash[NAME(held)(t[j], -2047, 2047) + 2048] >> 1, value = squash[NAME(held)(t[n + j], -2047, 2047) + 2048] - 32768;
+        int32_t gate = p[j] >> 1, value = p[n + j] - 32768;
         int32_t h = NAME(held)(state[j] - NAME(round15)(gate * state[j]), -32768, 32767);
         h = NAME(held)(h + NAME(round15)(gate * value), -32768, 32767);
         state[j] = (int16_t)h;
         y[j] = (int16_t)((y[j] + (h >> 8)) >> 1);
     }
+#endif
 }
 
 /* Steps the network over what is known before the next byte. */

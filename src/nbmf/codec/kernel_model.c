@@ -114,26 +114,27 @@ static void cells_open(int16_t *cells, const int16_t *section, int first, int n)
             memcpy(cells + k * CELLS_POSITION + (first + i) * CELLS_LIST, section + i * SM_CELLS + k * 256, 256 * sizeof *cells);
 }
 
-/* A section of int8 or int16 rows [out][in], laid out as [block of outputs][input pair][output][2]. */
-static const void *paired(const File *f, const char *name, size_t size, long block, long n_out, long n_in) {
-    const uint8_t *rows = section(f, name, size, n_out * n_in, NULL);
-    uint8_t *to = NULL;
-    if (!rows) return NULL;
-    if (posix_memalign((void **)&to, 64, (size_t)(n_out * n_in) * size)) { fail(f, "out of memory"); return NULL; }
-    f->model->owned[f->model->n_owned++] = to;
+static void *owned(const File *f, size_t bytes) {
+    void *to = NULL;
+    if (posix_memalign(&to, 64, bytes)) { fail(f, "out of memory"); return NULL; }
+    return f->model->owned[f->model->n_owned++] = to;
+}
+
+/* A section of int16 rows [out][in], laid out as [input pair][output][2]. */
+static const int16_t *paired(const File *f, const char *name, long n_out, long n_in) {
+    const int16_t *rows = section(f, name, 2, n_out * n_in, NULL);
+    int16_t *to = rows ? owned(f, (size_t)(n_out * n_in) * sizeof *to) : NULL;
+    if (!to) return NULL;
     for (long i = 0; i < n_in; i++)
-        for (long o = 0; o < n_out; o++)
-            memcpy(to + (size_t)(((o / block * (n_in / 2) + i / 2) * block + o % block) * 2 + i % 2) * size, rows + (size_t)(o * n_in + i) * size, size);
+        for (long o = 0; o < n_out; o++) to[(i / 2 * n_out + o) * 2 + i % 2] = rows[o * n_in + i];
     return to;
 }
 
 /* The first layer once more, its masses where the vectors of cells have them; 0 where there is no base list's cell. */
 static const int16_t *placed(const File *f, const int16_t *rows) {
-    int16_t *to = NULL;
-    const size_t bytes = DENSE_PLACES * DENSE_ONES * sizeof *to;
-    if (posix_memalign((void **)&to, 64, bytes)) { fail(f, "out of memory"); return NULL; }
-    f->model->owned[f->model->n_owned++] = to;
-    memset(to, 0, bytes);
+    int16_t *to = owned(f, DENSE_PLACES * DENSE_ONES * sizeof *to);
+    if (!to) return NULL;
+    memset(to, 0, DENSE_PLACES * DENSE_ONES * sizeof *to);
     for (int i = 0; i < DENSE_INPUTS; i++) {
         int at = i;
         if (i >= 32) {
@@ -146,9 +147,18 @@ static const int16_t *placed(const File *f, const int16_t *rows) {
 }
 
 static int affine_open(const File *f, Affine *a, const char *name, const char *scale, long n_out, long n_in) {
-    a->n_in = (uint32_t)n_in; a->n_out = (uint32_t)n_out;
-    if (!(a->weights = paired(f, name, 1, 32, n_out, n_in)) || !(a->scale = section(f, scale, 2, 2 * n_out, NULL))) return -1;
-    a->bias = a->scale + n_out;
+    const int8_t *rows = section(f, name, 1, n_out * n_in, NULL);
+    int8_t *to = rows ? owned(f, (size_t)(n_out * n_in)) : NULL;
+    int32_t *less = to ? owned(f, (size_t)n_out * sizeof *less) : NULL;
+    if (!less || !(a->scale = section(f, scale, 2, 2 * n_out, NULL))) return -1;
+    for (long o = 0; o < n_out; o++) {
+        less[o] = 0;
+        for (long i = 0; i < n_in; i++) {
+            to[((o / 32 * (n_in / 4) + i / 4) * 32 + o % 32) * 4 + i % 4] = rows[o * n_in + i];
+            less[o] -= 128 * rows[o * n_in + i];
+        }
+    }
+    *a = (Affine){ to, less, a->scale, a->scale + n_out, (uint32_t)n_in, (uint32_t)n_out };
     return 0;
 }
 
@@ -172,8 +182,8 @@ static int dense_open(const File *f, Dense *d) {
         affine_open(f, &d->middle, "dense_middle", "dense_mid_scale", middle, width) < 0 || affine_open(f, &d->context, "dense_context", "dense_ctx_scale", DENSE_ONES, middle) < 0 ||
         !(d->byte = section(f, "dense_byte", 1, 256 * middle, NULL)) || !(d->byte_scale = section(f, "dense_byte_scal", 2, 256, NULL)) ||
         !(d->node = section(f, "dense_node", 2, 256 * DENSE_ONES, NULL)) || !(first = section(f, "dense_first", 2, DENSE_ONES * DENSE_INPUTS, NULL)) ||
-        !(d->first = paired(f, "dense_first", 2, DENSE_ONES, DENSE_ONES, DENSE_INPUTS)) || !(d->placed = placed(f, first)) || !(second = section(f, "dense_second", 2, DENSE_TWOS * DENSE_ONES, NULL)) ||
-        !(d->second = paired(f, "dense_second", 2, DENSE_TWOS, DENSE_TWOS, DENSE_ONES)) || !(d->second_bias = section(f, "dense_second_b", 2, DENSE_TWOS, NULL)) ||
+        !(d->first = paired(f, "dense_first", DENSE_ONES, DENSE_INPUTS)) || !(d->placed = placed(f, first)) || !(second = section(f, "dense_second", 2, DENSE_TWOS * DENSE_ONES, NULL)) ||
+        !(d->second = paired(f, "dense_second", DENSE_TWOS, DENSE_ONES)) || !(d->second_bias = section(f, "dense_second_b", 2, DENSE_TWOS, NULL)) ||
         !(d->third = section(f, "dense_third", 2, DENSE_TWOS + 1, NULL)) || !(d->skip = section(f, "dense_skip", 2, 256 * 32, NULL)))
         return -1;
     if (!in_range(first, DENSE_ONES * DENSE_INPUTS) || !in_range(second, DENSE_TWOS * DENSE_ONES) || !in_range(d->third, DENSE_TWOS + 1) ||

@@ -27,6 +27,7 @@
 #endif
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
 #define LITTLE_ENDIAN_HOST (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
 #define MATCH_MIN 4
 #define MATCH_VERIFY 32           /* bytes compared when a match is found; longer ones grow as they go */

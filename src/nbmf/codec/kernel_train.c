@@ -1,4 +1,5 @@
 #include "kernel_dense.h"
+#include "kernel_dense_vnni.h"
 #include "kernel_train.h"
 #include <math.h>
 

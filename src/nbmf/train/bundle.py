@@ -1,6 +1,6 @@
 """What training the networks needs, in one file: to be taken to a machine with a GPU, and the checkpoint brought back.
 
-    python -m nbmf.train.bundle OUT.nbm.work/dense.npz --device cuda --seconds 570
+    python -m nbmf.train.bundle OUT.nbm.work/dense.xz --device cuda --seconds 570
 
 trains until it is done or the seconds are over, and can be run again until it says that it is done. The checkpoint lies
 beside the bundle, where `nbmf train` looks for it.
@@ -9,11 +9,13 @@ beside the bundle, where `nbmf train` looks for it.
 from __future__ import annotations
 
 import argparse
+import io
+import lzma
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,15 +23,18 @@ import torch
 from nbmf.codec import kernel
 from nbmf.codec.counting import Records
 from nbmf.train import dense
+from nbmf.train.feed import Shelf
 from nbmf.train.net import Net
 
+GPU_STEPS: Final = 3  # ... for one on a CPU, each of five times the bytes
 Progress = Callable[[int, int, float, float], None]  # step, steps, bits per byte without the networks, and with them
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Records, the pack through which they are seen (empty: none), and their share of all bytes."""
+    """Records, the stand-in (its number) and the pack (empty: none) through which they are seen, and their share."""
 
+    model: int
     pack: bytes
     records: Records
     share: float
@@ -37,9 +42,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The stand-in's model file, what the networks see, and the dials."""
+    """The stand-ins' model files, what the networks see, and the dials."""
 
-    model: bytes
+    models: Sequence[bytes]
     seen: Sequence[Seen]
     width: int
     steps: int
@@ -49,31 +54,35 @@ class Bundle:
 def save(path: Path, bundle: Bundle) -> None:
     """Writes the bundle, whole or not at all."""
     arrays: dict[str, Any] = {
-        "model": np.frombuffer(bundle.model, np.uint8),
+        **{f"model{i}": np.frombuffer(model, np.uint8) for i, model in enumerate(bundle.models)},
         "dials": np.array([bundle.width, bundle.steps, bundle.seed]),
         "shares": np.array([part.share for part in bundle.seen]),
+        "whose": np.array([part.model for part in bundle.seen]),
     }
     for i, part in enumerate(bundle.seen):
         arrays[f"pack{i}"] = np.frombuffer(part.pack, np.uint8)
         arrays |= {f"data{i}": part.records.data, f"offset{i}": part.records.offset, f"type{i}": part.records.type}
-    partial = path.with_suffix(".tmp.npz")
-    np.savez_compressed(partial, **arrays)
+    partial = path.with_suffix(".tmp")
+    with lzma.open(partial, "wb", preset=6) as file:
+        np.savez(file, **arrays)
     partial.replace(path)
 
 
 def load(path: Path) -> Bundle:
     """The bundle in a file. Raises OSError, ValueError and KeyError for what is none."""
-    with np.load(path) as file:
+    with lzma.open(path) as packed, np.load(io.BytesIO(packed.read())) as file:
         seen = [
             Seen(
+                int(whose),
                 file[f"pack{i}"].tobytes(),
                 Records(file[f"data{i}"], file[f"offset{i}"], file[f"type{i}"]),
                 float(share),
             )
-            for i, share in enumerate(file["shares"])
+            for i, (whose, share) in enumerate(zip(file["whose"], file["shares"], strict=True))
         ]
         width, steps, seed = (int(x) for x in file["dials"])
-        return Bundle(file["model"].tobytes(), seen, width, steps, seed)
+        models = [file[f"model{i}"].tobytes() for i in range(int(file["whose"].max()) + 1)]
+        return Bundle(models, seen, width, steps, seed)
 
 
 def train(
@@ -81,20 +90,24 @@ def train(
 ) -> Net | None:
     """The trained networks; None when `seconds` were over before (0: no limit). Goes on from `checkpoint`."""
     torch.manual_seed(bundle.seed)
-    model = memoryview(bundle.model)
     shelves = [
-        dense.Shelf(kernel.load(model, memoryview(part.pack) if part.pack else None), part.records, part.share)
+        Shelf(
+            kernel.load(memoryview(bundle.models[part.model]), memoryview(part.pack) if part.pack else None),
+            part.records,
+            part.share,
+        )
         for part in bundle.seen
     ]
     net = Net(bundle.width, bundle.width).to(device)
+    steps = bundle.steps if device == "cpu" else bundle.steps * GPU_STEPS
     begun = time.monotonic()
     done = dense.train(
         net,
         shelves,
-        bundle.steps,
+        steps,
         seed=bundle.seed,
         checkpoint=checkpoint,
-        report=lambda step, without, with_it: report(step, bundle.steps, without, with_it),
+        report=lambda step, without, with_it: report(step, steps, without, with_it),
         over=lambda: bool(seconds) and time.monotonic() - begun > seconds,
     )
     return net if done else None

@@ -20,7 +20,7 @@ ROWS: Final = 36690  # of the embedding: the kernel's D_ROWS
 CONTEXTS: Final = 15
 HASHED: Final = slice(1, 8)  # the contexts with rows for many: words, orders, keys
 # Of those rows while training, so that what holds for every source is learned before what is told by a word.
-DROPPED: Final = 0.25
+DROPPED: Final = 0.45
 INPUTS: Final = 72  # of the bit network, the first 32 are logits
 LOGITS: Final = 32
 TOTAL: Final = 31  # the input that is the mixer's own logit

@@ -54,7 +54,10 @@ HELD_EVERY: Final = 33  # one record in so many of the stand-in's sources is hel
 STAND_IN: Final = 3, 5  # of so many sources in a row, in order of size, the stand-in sees as many
 SOURCES_LEAST: Final = 5  # with fewer sources the records are dealt out instead
 FIT_BYTES: Final = 200_000  # most of one source that the mixer is fitted on
-NET_BYTES: Final = 1_500_000  # ... and the networks
+NET_BYTES: Final = 3_000_000  # ... and the networks
+NET_HELD_BYTES: Final = 500_000  # ... of records held back
+NET_PACK_BYTES: Final = 500_000  # ... of records with one pack
+NET_PACKS: Final = 12  # sources that packs are learned from for each stand-in
 NET_SHARES: Final = (0.65, 0.2, 0.15)  # of what the networks see: new sources, the stand-in's own, records with packs
 ROW_LEAST: Final = 20  # occurrences that give a pair of bytes a row of its own
 PACK_SOURCE_RECORDS: Final = 120  # fewest of a source that packs are fitted on
@@ -75,13 +78,14 @@ class Size:
     rows: int  # of order 2
     threshold: float  # bits that a pair must save
     width: int  # of the networks
-    steps: int  # of their training, of 6,144 bytes each
+    steps: int  # of their training on a CPU, of 6,144 bytes each
+    stand_ins: int  # that they are trained on: 1, or 2 so that nearly every source is new to one of them
 
 
 SIZES: Final = {
-    "toy": Size(2_048, 512, 8.0, 32, 30),
-    "small": Size(65_536, 4_096, 10.0, 64, 1_500),
-    "base": Size(425_984, 8_192, 10.0, 128, 6_000),
+    "toy": Size(2_048, 512, 8.0, 32, 30, 1),
+    "small": Size(65_536, 4_096, 10.0, 64, 1_500, 1),
+    "base": Size(425_984, 8_192, 10.0, 128, 6_000, 2),
 }
 
 
@@ -296,9 +300,9 @@ def networks(
     from nbmf.train import bundle
     from nbmf.train.quantize import sections as quantized
 
-    path = stages.folder / "dense.npz"
+    path = stages.folder / "dense.xz"
     if not path.is_file():
-        bundle.save(path, bundled(corpus, parts, model_file(fitted["sections"]), dial, seed, tick))
+        bundle.save(path, bundled(corpus, parts, fitted["sections"], dial, seed, stages, tick))
     course: list[tuple[float, float]] = []
 
     def report(step: int, steps: int, without: float, with_it: float) -> None:
@@ -316,20 +320,44 @@ def networks(
     return {"sections": quantized(net), "figures": figures}
 
 
-def bundled(corpus: Corpus, parts: Parts, file: bytes, dial: Size, seed: int, tick: Tick) -> Any:
-    """The Bundle that the networks are trained on: records new to the stand-in, its own, and some with packs."""
+def crossed(corpus: Corpus, parts: Parts, seed: int) -> Parts:
+    """Of a second stand-in: what is new to the first, and a third of the first's own sources, the smaller of three."""
+    new = np.unique(corpus.source[parts.new])
+    own = np.setdiff1d(corpus.source[parts.seen], new)
+    sizes = np.bincount(corpus.source, np.diff(corpus.records.offset), len(corpus.sources))
+    seen = np.concatenate([own[np.argsort(-sizes[own], kind="stable")][2::3], new])
+    inside = np.isin(corpus.source, seen)
+    numbers = np.flatnonzero(inside)
+    back = np.arange(len(numbers)) % HELD_EVERY == seed % HELD_EVERY
+    return Parts(numbers[~back], numbers[back], np.flatnonzero(~inside), len(seen))
+
+
+def bundled(corpus: Corpus, parts: Parts, sections: Sections, dial: Size, seed: int, stages: Stages, tick: Tick) -> Any:
+    """The Bundle that the networks are trained on: records new to each stand-in, its own, and some with packs.
+
+    A second stand-in, where the dial asks for one, has counts of its own and all else of the first.
+    """
     from nbmf.train.bundle import Bundle, Seen
 
     rng = np.random.default_rng(seed)
     records, (new, own, packed) = corpus.records, NET_SHARES
-    seen = [Seen(b"", records.select(capped(corpus, parts.new, NET_BYTES, rng)), new)]
-    if len(parts.held):
-        seen.append(Seen(b"", records.select(parts.held), own))
-    groups = pack_groups(corpus, parts, rng)
-    for number, (pack, test) in enumerate(pack_trials(corpus, groups, file, rng, NET_BYTES // 3)):
-        tick("learning packs to train with", min(number // 2, len(groups)), len(groups))
-        seen.append(Seen(pack, test, packed / (2 * len(groups))))
-    return Bundle(file, seen, dial.width, dial.steps, seed)
+    stand_ins = [(parts, model_file(sections))]
+    if dial.stand_ins > 1 and parts.sources:
+        second = crossed(corpus, parts, seed)
+        few, many = STAND_IN
+        smaller = replace(dial, lines=max(256, dial.lines * few // many))
+        counts, _ = stages.run("second", lambda: counted(records.select(second.seen), smaller, stages, "second-", tick))
+        stand_ins.append((second, model_file({**counts, **{name: sections[name] for name in FITTED}})))
+    seen = []
+    for at, (part, file) in enumerate(stand_ins):
+        seen.append(Seen(at, b"", records.select(capped(corpus, part.new, NET_BYTES, rng)), new))
+        if len(part.held):
+            seen.append(Seen(at, b"", records.select(capped(corpus, part.held, NET_HELD_BYTES, rng)), own))
+        groups = pack_groups(corpus, part, rng)[:NET_PACKS]
+        for number, (pack, test) in enumerate(pack_trials(corpus, groups, file, rng, NET_PACK_BYTES)):
+            tick("learning packs to train with", min(number // 2, len(groups)), len(groups))
+            seen.append(Seen(at, pack, test, packed / (2 * len(groups))))
+    return Bundle([file for _, file in stand_ins], seen, dial.width, dial.steps, seed)
 
 
 def count_orders(sections: Sections, records: Records, rows: int) -> None:
