@@ -1,4 +1,5 @@
-"""Writes docs/benchmarks.md and the plots in docs/images from bench/results; with --check, tells if they are in step.
+"""Writes docs/benchmarks.md, the plots in docs/images and the claims in docs/encoder-upgrade.md from bench/results; with
+--check, tells if they are in step.
 
 No figure on that page is typed: each is read from a result that is committed, and stands beside the result's name.
 """
@@ -16,6 +17,9 @@ from nbmf.bench.table import QUIET, milliseconds, size, times
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
+UPGRADE = ROOT / "docs" / "encoder-upgrade.md"
+CLAIMED = "test.json"  # whose claims stand there, between these:
+BEGIN, END = "<!-- claims:begin -->", "<!-- claims:end -->"
 IMAGES = ROOT / "docs" / "images"
 HEAD = """# Benchmarks
 
@@ -346,9 +350,17 @@ def files() -> dict[Path, str]:
     return out | {IMAGES / name: text for name, text in pictures.items()}
 
 
+def upgrade(found: Mapping[str, Result]) -> str:
+    """The page of the upgrade, with the claims as they were measured."""
+    before, rest = UPGRADE.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    told = [line for name, result in parts(found, "codec") if name == CLAIMED for line in claims(result)]
+    return before + "\n\n".join([BEGIN, *told, END]) + after
+
+
 def main() -> int:
-    wanted = files()
-    there = {PAGE, *IMAGES.glob("*.svg")}
+    wanted = {**files(), UPGRADE: upgrade(results())}
+    there = {PAGE, UPGRADE, *IMAGES.glob("*.svg")}
     if "--check" not in sys.argv[1:]:
         IMAGES.mkdir(parents=True, exist_ok=True)
         for path in there - wanted.keys():
