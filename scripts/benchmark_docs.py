@@ -1,5 +1,6 @@
-"""Writes docs/benchmarks.md, the plots in docs/images and the claims in docs/encoder-upgrade.md from bench/results; with
---check, tells if they are in step.
+"""Writes docs/benchmarks.md, the plots in docs/images and the claims in docs/encoder-upgrade.md from bench/results.
+
+With --check, tells if they are in step.
 
 No figure on that page is typed: each is read from a result that is committed, and stands beside the result's name.
 """
