@@ -76,6 +76,11 @@ def sources(blob: format.Blob, model: str, domain: str | None) -> tuple[Model, P
 def costs(model: Model, pack: Pack | None, raw: bytes, value_type: int, profile: int) -> list[float]:
     """Bits of each byte of `raw` (at most a segment), then of the end symbol."""
     coder = kernel.load(memoryview(model.buffer), memoryview(pack.buffer) if pack else None)
+    return costs_by(coder, raw, value_type, profile)
+
+
+def costs_by(coder: kernel.Coder, raw: bytes, value_type: int, profile: int) -> list[float]:
+    """As `costs`, by a model and pack that are loaded."""
     units = np.frombuffer(coder.costs(raw, value_type, profile), dtype="<u2")
     return [float(unit) / COST_UNIT for unit in units]
 
@@ -114,18 +119,23 @@ def examine(data: bytes, bare: bool = False, model: str = "base", domain: str | 
 
 def pieces(found: Inspection) -> Iterator[tuple[str, float, bool]]:
     """What to show for each character (of bytes and vectors: each byte), its bits a byte, and whether a line ends."""
-    if not found.is_text:
-        for place, byte in enumerate(found.raw):
-            yield f"{byte:02x} ", found.bits[place], place % 32 == 31
+    return pieces_of(found.raw, found.bits, found.is_text)
+
+
+def pieces_of(raw: bytes, bits: Sequence[float], is_text: bool) -> Iterator[tuple[str, float, bool]]:
+    """As `pieces`, of raw bytes and what each costs."""
+    if not is_text:
+        for place, byte in enumerate(raw):
+            yield f"{byte:02x} ", bits[place], place % 32 == 31
         return
     place = 0
-    for character in found.raw.decode("utf-8", "surrogateescape"):
+    for character in raw.decode("utf-8", "surrogateescape"):
         # An escaped character is one byte: of a lone surrogate, or of what SHOWN cut apart.
         length = 1 if "\udc80" <= character <= "\udcff" else len(character.encode())
-        bits = found.bits[place : place + length]
+        own = bits[place : place + length]
         place += length
         shown = VISIBLE.get(character, character if character.isprintable() else "·")
-        yield shown, sum(bits) / max(1, len(bits)), character == "\n"
+        yield shown, sum(own) / max(1, len(own)), character == "\n"
 
 
 def level(bits: float) -> tuple[str, str]:

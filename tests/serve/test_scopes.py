@@ -4,14 +4,17 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 import urllib3
 from live import asked, raw, serving, tokens_of
 
+import nbmf
 from nbmf import Memory
+from nbmf.codec import kernel
 from nbmf.errors import NbmfError, PolicyError
+from nbmf.inspect import costs_by
 from nbmf.memory.items import DeleteOp, GetOp, ListNamespacesOp, PutOp, SearchOp
 from nbmf.policy.policy import Policy
 from nbmf.serve.client import Client
@@ -86,6 +89,8 @@ def test_by_namespaces_that_look_alike(
         ):
             with pytest.raises(PolicyError, match="does not reach"):
                 call()
+    address = urlencode([*(("namespace", segment) for segment in namespace), ("key", "k")])
+    assert asked(url, "GET", f"/v1/inspect?{address}", token=made["ann"])[0] == 403
     untouched(memory)
 
 
@@ -136,6 +141,18 @@ def test_by_encodings(world: tuple[str, dict[str, str]], memory: Memory) -> None
         "/v1/records?namespace=users&namespace=%C0%AE%C0%AE&key=k",
         "/v1/records?namespace=users&namespace=%EF%BD%81nn&key=k",
         "/v1/records/secrets/k",
+        "/v1/inspect?namespace=users&namespace=bob&key=k",
+        "/v1/inspect?namespace=users&namespace=ann&namespace=..&namespace=bob&key=k",
+        "/v1/inspect?namespace=users&namespace=ann%2F..%2Fbob&key=k",
+        "/v1/inspect?namespace=users%2Fann&key=k",
+        "/v1/inspect?namespace=users&namespace=%2562ob&key=k",
+        "/v1/inspect?namespace=*&namespace=bob&key=k",
+        "/v1/latency",
+        "/v1/latency?prefix=users",
+        "/dashboard/../v1/records?namespace=secrets&key=k",
+        "/dashboard/..%2fauth.py",
+        "/dashboard/%2e%2e/auth.py",
+        "//v1/latency",
         "/v1/stats?prefix=users",
         "/v1/stats?prefix=users&prefix=ann&prefix=..",
         "/v1//stats?prefix=secrets",
@@ -241,7 +258,7 @@ def test_by_figures(world: tuple[str, dict[str, str]]) -> None:
         own = ann.stats(True)
         assert own["records"] == 2 and own["prefixes"] == [["users", "ann"]] and SECRET not in json.dumps(own)
         assert own["raw_bytes"] == len('{"text":"own"}') + len('{"text":"own notes"}')
-        assert set(own) == {"prefixes", "records", "blob_bytes", "raw_bytes", "classes"}
+        assert set(own) == {"prefixes", "records", "blob_bytes", "raw_bytes", "ratio_payload", "classes"}
         keeper.put(("secrets",), "more", "x" * 10_000)
         assert ann.stats(True) == own
         assert keeper.stats()["records"] == len(FOREIGN) + 3 == auditor.stats()["records"]
@@ -257,6 +274,67 @@ def test_by_metrics(world: tuple[str, dict[str, str]]) -> None:
     assert asked(url, "GET", "/metrics")[0] == 401
     with Client(url, made["scraper"]) as scraper, pytest.raises(PolicyError):
         scraper.get(OWN, "k")
+
+
+def test_by_the_dashboard(world: tuple[str, dict[str, str]], memory: Memory) -> None:
+    """What it shows of the whole store is for whom that is open; of latencies, for whom the metrics are."""
+    url, made = world
+    for name, whole, timed in (
+        ("ann", False, False),
+        ("reader", False, False),
+        ("auditor", True, False),
+        ("scraper", True, True),
+        ("keeper", True, True),
+    ):
+        status, found = asked(url, "GET", "/v1/overview", token=made[name])
+        assert status == 200 and (found["store"] is not None) is whole and found["token"]["metrics"] is timed, name
+        assert SECRET not in json.dumps(found) and "anna" not in json.dumps(found)
+        assert asked(url, "GET", "/v1/latency", token=made[name])[0] == (200 if timed else 403), name
+    assert asked(url, "GET", "/v1/overview", token=made["ann"])[1]["token"]["namespaces"] == [["users", "ann"]]
+    own = asked(url, "GET", "/v1/inspect?namespace=users&namespace=ann&key=k", token=made["reader"])[1]
+    assert "".join(text for text, _ in own["pieces"]) == '{"text":"own"}'
+    for path in ("/v1/overview", "/v1/latency", "/v1/inspect?namespace=users&namespace=ann&key=k"):
+        assert asked(url, "GET", path)[0] == 401
+    untouched(memory)
+
+
+def test_tenants_of_a_rollout_are_told_to_whom_all_is_open(tmp_path: Path) -> None:
+    tokens, made = tokens_of(
+        tmp_path, keeper={"namespaces": ["/"]}, scraper={"namespaces": ["nothing"], "access": "read", "metrics": True}
+    )
+    policy = Policy.parse(f'[rollout]\npercent = 10\ntenants = ["{SECRET}"]\n')
+    with Memory.open(tmp_path / "s", key=b"", embedder=None, policy=policy) as memory, serving(memory, tokens) as url:
+        told = {name: asked(url, "GET", "/v1/overview", token=token)[1] for name, token in made.items()}
+    assert told["keeper"]["store"]["rollout"]["tenants"] == [SECRET]
+    assert told["scraper"]["store"]["rollout"]["tenants"] is None and SECRET not in json.dumps(told["scraper"])
+
+
+@pytest.mark.skipif(kernel.backend != "c", reason="packs are learned by the C kernel")
+def test_by_a_pack(memory: Memory, tmp_path: Path) -> None:
+    """A tenant's pack knows texts of all its namespaces: what it makes of a guess is for whom those are open."""
+    tokens, made = tokens_of(
+        tmp_path,
+        ann={"namespaces": ["users/ann"]},
+        users={"namespaces": ["users"]},
+        others={"namespaces": ["others"]},
+        keeper={"namespaces": ["/"]},
+    )
+    for number in range(60):
+        memory.put(("users", "bob"), f"k{number}", f"the code of door {number} is {SECRET} {number * 7919}")
+    memory.adapt("users", 64 << 10)
+    guess = f"the code of door 5 is {SECRET} {5 * 7919}"
+    memory.put(OWN, "guess", guess)
+    with serving(memory, tokens) as url:
+        path = "/v1/inspect?namespace=users&namespace=ann&key=guess"
+        seen = {name: asked(url, "GET", path, token=made[name])[1] for name in ("ann", "users", "keeper")}
+        packs = {name: asked(url, "GET", "/v1/overview", token=made[name])[1]["packs"] for name in made}
+    alone = nbmf.Codec()
+    bits = costs_by(alone.coder, guess.encode(), 0, 0)[:-1]
+    assert seen["ann"]["pack"] is None and seen["ann"]["shown_bits"] == pytest.approx(sum(bits), abs=0.01)
+    for name in ("users", "keeper"):
+        assert seen[name]["pack"] == packs[name][0]["id"] and seen[name]["shown_bits"] < sum(bits) / 2
+    assert packs["ann"] == packs["others"] == [] and packs["users"][0]["tenant"] == "users"
+    assert packs["keeper"][0]["tenant"] is None and SECRET not in json.dumps(packs)
 
 
 def test_by_errors(memory: Memory, tmp_path: Path) -> None:
@@ -301,7 +379,13 @@ def test_what_is_public_tells_nothing(world: tuple[str, dict[str, str]]) -> None
     for path in ("/health", "/ready", "/openapi.json", "/", "/nowhere", "/v1/records", "/v1/" + quote(SECRET)):
         _, content = asked(url, "GET", path)
         assert SECRET not in str(content) and "anna" not in str(content)
-    for method, path in (("GET", "/v1/stats"), ("POST", "/v1/search"), ("PUT", "/v1/records"), ("POST", "/v1/forget")):
+    for method, path in (
+        ("GET", "/v1/overview"),
+        ("GET", "/v1/stats"),
+        ("POST", "/v1/search"),
+        ("PUT", "/v1/records"),
+        ("POST", "/v1/forget"),
+    ):
         assert asked(url, method, path, {} if method != "GET" else None)[0] == 401
 
 

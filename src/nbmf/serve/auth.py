@@ -65,9 +65,14 @@ class Grant:
         if write and not self.write:
             raise Denied("this token may only read")
 
+    @property
+    def metrics_too(self) -> bool:
+        """Whether the bearer may read metrics, which tell of the whole store."""
+        return self.metrics or (self.everything and self.write)
+
     def check_metrics(self) -> None:
         """Raises Denied."""
-        if not (self.metrics or (self.everything and self.write)):
+        if not self.metrics_too:
             raise Denied("this token may not read the metrics of the whole store")
 
 

@@ -16,7 +16,7 @@ from nbmf.serve import tracing
 from nbmf.serve.logs import event
 from nbmf.serve.metrics import Metrics
 
-QUIET: Final = ("/health", "/ready", "/metrics")  # logged at level debug
+QUIET: Final = ("/health", "/ready", "/metrics", "/v1/overview", "/v1/latency")  # logged at level debug
 _METHODS: Final = frozenset({"GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS", "PATCH"})
 
 

@@ -14,7 +14,8 @@ from nbmf.store.base import PAGE, Namespace, within
 def figures_of(memory: Memory, prefixes: Iterable[Namespace], measure: bool) -> dict[str, Any]:
     """Live records and bytes of their warm blobs, by class and together. `measure` decodes them for their raw bytes."""
     apart = _apart(prefixes)
-    classes: dict[str, dict[str, Any]] = {}
+    whole = dict.fromkeys(("records", "blob_bytes", "raw_bytes", "warm_raw_bytes"), 0)
+    classes: dict[str, dict[str, int]] = {}
     live = itertools.chain.from_iterable(memory.live(prefix, now()) for prefix in apart)
     while batch := list(itertools.islice(live, PAGE)):
         raws = (
@@ -23,20 +24,26 @@ def figures_of(memory: Memory, prefixes: Iterable[Namespace], measure: bool) -> 
             else [0] * len(batch)
         )
         for (record, tier), raw in zip(batch, raws, strict=True):
-            sums = classes.setdefault(record.cls, {"records": 0, "blob_bytes": 0, "raw_bytes": 0})
-            sums["records"] += 1
-            sums["raw_bytes"] += raw
-            if tier == "warm":
-                sums["blob_bytes"] += len(record.blob)
-    if not measure:
-        for sums in classes.values():
-            del sums["raw_bytes"]
-    names = ("records", "blob_bytes", *(["raw_bytes"] if measure else []))
+            for sums in (whole, classes.setdefault(record.cls, dict.fromkeys(whole, 0))):
+                sums["records"] += 1
+                sums["raw_bytes"] += raw
+                if tier == "warm":
+                    sums["blob_bytes"] += len(record.blob)
+                    sums["warm_raw_bytes"] += raw
     return {
         "prefixes": [list(prefix) for prefix in apart],
-        **{name: sum(sums[name] for sums in classes.values()) for name in names},
-        "classes": dict(sorted(classes.items())),
+        **_told(whole, measure, "ratio_payload"),
+        "classes": {name: _told(sums, measure, "ratio") for name, sums in sorted(classes.items())},
     }
+
+
+def _told(sums: dict[str, int], measure: bool, ratio: str) -> dict[str, Any]:
+    """The sums that are told, with the ratio of the warm blobs under the name that Memory.stats gives it."""
+    out: dict[str, Any] = {name: sums[name] for name in ("records", "blob_bytes")}
+    if measure:
+        blobs = sums["blob_bytes"]
+        out |= {"raw_bytes": sums["raw_bytes"], ratio: sums["warm_raw_bytes"] / blobs if blobs else None}
+    return out
 
 
 def _apart(prefixes: Iterable[Namespace]) -> list[Namespace]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import mimetypes
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import FastAPI, Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Match
 from starlette.staticfiles import StaticFiles
 
@@ -30,10 +31,12 @@ from nbmf.serve.auth import OPEN, Denied, Grant, Tokens
 from nbmf.serve.bearer import granted
 from nbmf.serve.edge import Edge, Endpoint, Trace
 from nbmf.serve.figures import figures_of
+from nbmf.serve.inspection import inspected
 from nbmf.serve.lanes import Lanes
 from nbmf.serve.limits import Limits
 from nbmf.serve.logs import event
 from nbmf.serve.metrics import CONTENT_TYPE, Metrics
+from nbmf.serve.overview import Overview
 from nbmf.serve.searchers import Found, Searchers
 from nbmf.serve.watch import Watch, address_text
 
@@ -42,7 +45,7 @@ POOL: Final = 4  # threads for what takes long: searches, batches, figures
 LARGE: Final = 32 << 10  # bytes of a body from which a put goes alone, so that no small one waits for it
 FIELDS_MOST: Final = 64  # of a query
 DASHBOARD: Final = Path(__file__).parent / "dashboard"
-POLICY: Final = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+POLICY: Final = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 NO_CONTENT: Final = 204
 CLOSE: Final = {"Connection": "close"}  # for who may still be sending a body
 
@@ -68,6 +71,7 @@ class Service:
         self.searchers = searchers
         self.metrics = Metrics(memory)
         self.watch = Watch(memory, self.metrics)
+        self.overviews = Overview(memory, self.metrics)
         self.stopping = False
         self._lanes: Lanes | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -273,7 +277,31 @@ class Service:
             )
         return json_response(answer)
 
+    async def inspect(self, request: Request, grant: Grant, trace: Trace) -> Response:
+        fields = query(request, {"namespace", "key"}, many={"namespace"})
+        op: GetOp = schema.checked(schema.Get, fields).op()
+        grant.check(op.namespace)
+        with self.watch.operation("inspect", trace.parent) as operation:
+            operation.content(record=address_text(op.namespace, op.key))
+            found = await self.in_pool(lambda: inspected(self.memory, op.namespace, op.key, grant))
+            operation.records = int(found is not None)
+        if found is None:
+            return error_response(404, "NotFound", "there is no such record")
+        return json_response(found)
+
     # -- the server --------------------------------------------------------------------------------------------------
+
+    async def overview(self, request: Request, grant: Grant, trace: Trace) -> Response:
+        return json_response(await self.in_pool(lambda: self.overviews.of(grant)))
+
+    async def latency(self, request: Request, grant: Grant, trace: Trace) -> Response:
+        grant.check_metrics()
+        return json_response(await self.in_pool(self.metrics.history.figures))
+
+    async def page(self, request: Request) -> Response:
+        """The dashboard, which asks for a token itself where one is needed."""
+        request.scope["nbmf.trace"].route = "/"
+        return FileResponse(DASHBOARD / "index.html")
 
     async def health(self, request: Request, grant: Grant, trace: Trace) -> Response:
         return json_response({"status": "alive"})
@@ -324,6 +352,9 @@ def app(
         ("/v1/batch", "POST", "batch", service.batch),
         ("/v1/forget", "POST", "forget", service.forget),
         ("/v1/stats", "GET", "stats", service.stats),
+        ("/v1/inspect", "GET", "inspect", service.inspect),
+        ("/v1/overview", "GET", "overview", service.overview),
+        ("/v1/latency", "GET", "latency", service.latency),
         ("/metrics", "GET", "metrics", service.metrics_text),
         ("/health", "GET", "health", service.health),
         ("/ready", "GET", "ready", service.ready),
@@ -339,7 +370,9 @@ def app(
         )
     openapi.describe(made, secured=tokens is not None)
     if DASHBOARD.is_dir():
-        made.mount("/", StaticFiles(directory=DASHBOARD, html=True), name="dashboard")
+        mimetypes.add_type("text/javascript", ".js")  # whatever the registry of Windows says
+        made.add_route("/", service.page, include_in_schema=False)
+        made.mount("/dashboard", StaticFiles(directory=DASHBOARD), name="dashboard")
     made.add_exception_handler(404, _no_route)
     made.add_exception_handler(405, _no_method)
     return Edge(made, routes, metrics=service.metrics, hosts=hosts, policy=POLICY)

@@ -17,6 +17,7 @@ from nbmf.codec import kernel
 from nbmf.errors import NbmfError
 from nbmf.memory import Memory
 from nbmf.policy.rollout import FIGURES
+from nbmf.serve.history import History
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 SIZES_AGE: Final = 30.0  # seconds for which the sizes of the store hold: to count them, every page is looked at
@@ -46,7 +47,10 @@ class Metrics:
         )
         self._bytes = Counter("nbmf_http_bytes", "Bytes of bodies, in and out.", ["direction"], registry=self.registry)
         self._children: dict[tuple[Any, ...], Any] = {}
-        self.registry.register(StoreCollector(memory))
+        self._memory = memory
+        self._store = StoreCollector(memory)
+        self.registry.register(self._store)
+        self.history = History(self.written)
 
     def operation(self, name: str, outcome: str, seconds: float, records: int) -> None:
         """Counts an operation that ended; `outcome` is "ok" or the name of the error."""
@@ -54,6 +58,7 @@ class Metrics:
         self._child(self._operations, name, outcome).inc()
         if records:
             self._child(self._records, name).inc(records)
+        self.history.observe(name, seconds, outcome != "ok")
 
     def request(self, route: str, method: str, status: int, seconds: float, received: int, sent: int) -> None:
         """Counts a request that was answered; `route` is the path as it was declared."""
@@ -65,6 +70,16 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def written(self) -> tuple[int, int]:
+        """Raw bytes of what was written since the process began, and bytes of its blobs."""
+        sums = self._memory.codecs.metrics.snapshot()
+        raw, stored = (int(sum(sums[f"nbmf_write_{name}_bytes"].values())) for name in ("raw", "stored"))
+        return raw, stored
+
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Records and bytes of the tiers, counted now and then; {} while the store fails."""
+        return self._store.measured()
 
     def _child(self, metric: Any, *labels: str) -> Any:
         """`metric.labels(...)`, which costs a lock and a check of every label each time."""
@@ -110,7 +125,7 @@ class StoreCollector(Collector):
         sizes = GaugeMetricFamily(
             "nbmf_store_bytes", "Bytes of the tiers, by what for; counted now and then.", labels=["tier", "part"]
         )
-        for tier, parts in self._measured().items():
+        for tier, parts in self.measured().items():
             for part, size in parts.items():
                 if part == "count":
                     records.add_metric([tier], size)
@@ -119,7 +134,8 @@ class StoreCollector(Collector):
         yield records
         yield sizes
 
-    def _measured(self) -> dict[str, dict[str, int]]:
+    def measured(self) -> dict[str, dict[str, int]]:
+        """The sizes of each tier, {} while the store fails."""
         with self._lock:
             if time.monotonic() >= self._next:
                 try:

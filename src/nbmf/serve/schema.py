@@ -201,6 +201,138 @@ class Stats(BaseModel):
     records: int
 
 
+class LevelFields(BaseModel):
+    """Bytes that cost under so many bits, and not under those of the level before; null: what no other has."""
+
+    under: float | None
+    bytes: int
+
+
+class Inspected(BaseModel):
+    """A record taken apart. `pieces`: what to show of each character or byte, and the bits that a byte of it costs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    namespace: list[str]
+    key: str
+    type: Literal["text", "json", "bytes", "vector", "array"]
+    cls: Annotated[str, Field(alias="class")]
+    fidelity: Literal["lossless", "semantic"]
+    updated: str
+    expires: str | None
+    tier: Literal["warm", "cold"]
+    method: str
+    profile: Literal["fast", "dense"] | None
+    raw_bytes: int
+    stored_bytes: int | None
+    framing_bytes: int | None
+    model: str
+    pack: str | None
+    shown_bytes: int
+    shown_bits: float
+    levels: list[LevelFields]
+    pieces: list[tuple[str, float]]
+
+
+class TokenFields(BaseModel):
+    name: str
+    namespaces: list[list[str]]
+    access: Literal["read", "write"]
+    metrics: bool
+
+
+class TierFields(BaseModel):
+    records: int
+    bytes: int
+    parts: dict[str, int]
+
+
+class HotFields(BaseModel):
+    records: int
+    bytes: int
+    most_bytes: int
+    hits: int
+    misses: int
+
+
+class WrittenFields(BaseModel):
+    raw_bytes: int
+    stored_bytes: int
+
+
+class RolloutFields(BaseModel):
+    """`tenants` is null for whom the whole store is not open. `encoders`: figure -> encoder -> sum."""
+
+    percent: float
+    shadow: bool
+    compare_percent: float
+    tenants: list[str] | None
+    encoders: dict[str, dict[str, float]]
+
+
+class StoreFields(BaseModel):
+    """The whole store; `written` since the server began, `seconds` ago."""
+
+    seconds: float
+    hot: HotFields
+    warm: TierFields
+    cold: TierFields
+    index_bytes: int
+    disk_bytes: int | None
+    written: WrittenFields
+    rollout: RolloutFields
+
+
+class ModelFields(BaseModel):
+    name: str
+    id: str
+    bytes: int
+    profiles: list[str]
+    card: dict[str, Any]
+
+
+class PackFields(BaseModel):
+    """`tenant` is null of a pack that belongs to none, and where all packs of the store are told."""
+
+    id: str
+    model: str
+    tenant: str | None
+    bytes: int
+    card: dict[str, Any]
+
+
+class Overview(BaseModel):
+    """`store` is null for whom neither the whole store nor its metrics are open."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str
+    kernel: str
+    token: TokenFields
+    store: StoreFields | None
+    models: list[ModelFields]
+    packs: list[PackFields]
+
+
+class OperationFields(BaseModel):
+    """Seconds. `series`: time, count, p50, p95 and p99 of each slot with any."""
+
+    count: int
+    failed: int
+    p50: float
+    p95: float
+    p99: float
+    series: list[tuple[int, int, float, float, float]]
+
+
+class Latency(BaseModel):
+    """`written`: time, and raw and stored bytes that were written since the server began."""
+
+    slot_seconds: int
+    operations: dict[str, OperationFields]
+    written: list[tuple[int, int, int]]
+
+
 class Status(BaseModel):
     status: str
 
@@ -218,7 +350,7 @@ class Error(BaseModel):
 
 MODELS: Final[tuple[type[BaseModel], ...]] = (
     *(Put, Search, ListNamespaces, Forget, Batch),
-    *(Item, Items, Deleted, NamespacesFound, Forgotten, Results, Stats, Status, Error),
+    *(Item, Items, Deleted, NamespacesFound, Forgotten, Results, Stats, Inspected, Overview, Latency, Status, Error),
 )
 
 
