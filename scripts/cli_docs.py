@@ -89,14 +89,18 @@ def section(name: str, function: Any) -> str:
     return "\n".join(lines) + "\n"
 
 
+def commands() -> Iterator[tuple[str, Any]]:
+    """Name and function of every command, those of groups as `group command`."""
+    groups = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
+    for before, group in groups:
+        for command in group.registered_commands if group is not None else ():
+            if command.callback is not None:
+                yield before + (command.name or command.callback.__name__), command.callback
+
+
 def page() -> str:
     """The whole of docs/cli.md."""
-    sections = [
-        section(command.name or command.callback.__name__, command.callback)
-        for command in app.registered_commands
-        if command.callback is not None
-    ]
-    return "\n".join([HEAD, *sections])
+    return "\n".join([HEAD, *(section(name, function) for name, function in commands())])
 
 
 def main() -> int:

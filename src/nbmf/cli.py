@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nbmf import cli_bench, cli_serve, cli_store
+from nbmf import cli_bench, cli_serve, cli_store, cli_train
 from nbmf.cli_base import (
     CODEC,
     MODELS,
@@ -191,38 +191,7 @@ def adapt(
     print_result(result, json)
 
 
-@app.command(rich_help_panel=MODELS)
-@reported
-def train(
-    data: Annotated[
-        list[str],
-        typer.Option("--data", metavar="FILE", help="JSON lines, plain or .xz, or a folder of them; may be repeated."),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", metavar="FILE", help="The model to write, ending in .nbm; finished steps stay in FILE.work."
-        ),
-    ],
-    size: Annotated[str, typer.Option("--size", metavar="NAME", help="The size dial: toy, small or base.")] = "base",
-    seed: Annotated[int, typer.Option("--seed", help="The run's seed.")] = 1,
-    profile: Annotated[
-        Profile, typer.Option("--profile", help="fast, or dense: both, with the networks that dense adds (PyTorch).")
-    ] = Profile.fast,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="Where networks train: cpu, cuda.")] = "cpu",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew; else go on from the last finished step.")] = False,
-    json: Json = False,
-) -> None:
-    """Train a model: count, prune, quantize, fit the mixer and the networks, write the model and its card."""
-    from nbmf import report
-    from nbmf.train.train import run
-
-    with report.progress(not json) as tick:
-        dense = profile is Profile.dense
-        result = run(data, out, size=size, seed=seed, dense=dense, device=device, resume=not fresh, tick=tick)
-    print_result(dict(result), json)
-
-
+cli_train.register(app)
 cli_bench.register(app)
 
 

@@ -20,6 +20,12 @@ class Tick(Protocol):
     def __call__(self, what: str, done: float, total: float | None = None) -> None: ...
 
 
+class NotedTick(Tick, Protocol):
+    """A Tick that can also say how it goes, in a few words beside the bar; "" leaves the last ones there."""
+
+    def __call__(self, what: str, done: float, total: float | None = None, note: str = "") -> None: ...
+
+
 def console(stream: IO[str] | None = None) -> Console:
     """A console on `stream` (standard output). Characters that its encoding lacks become '?'."""
     out = stream or sys.stdout
@@ -30,19 +36,27 @@ def console(stream: IO[str] | None = None) -> Console:
 
 
 @contextmanager
-def progress(wanted: bool = True) -> Iterator[Tick]:
+def progress(wanted: bool = True) -> Iterator[NotedTick]:
     """A progress bar on standard error when that is a terminal; else a Tick that does nothing."""
     if not (wanted and sys.stderr.isatty()):
-        yield lambda what, done, total=None: None
+        yield lambda what, done, total=None, note="": None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def tick(what: str, done: float, total: float | None = None) -> None:
+        def tick(what: str, done: float, total: float | None = None, note: str = "") -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
+                tasks[what] = bars.add_task(what, total=total, note="")
             bars.update(tasks[what], completed=done, total=total)
+            if note:
+                bars.update(tasks[what], note=note)
 
         yield tick
 

@@ -24,6 +24,7 @@ from nbmf.codec import kernel
 from nbmf.codec.counting import Records
 from nbmf.train import dense
 from nbmf.train.feed import Shelf
+from nbmf.train.held import Watch
 from nbmf.train.net import Net
 
 GPU_STEPS: Final = 3  # ... for one on a CPU, each of five times the bytes
@@ -86,9 +87,19 @@ def load(path: Path) -> Bundle:
 
 
 def train(
-    bundle: Bundle, checkpoint: Path, device: str, report: Progress = lambda *_: None, seconds: float = 0
+    bundle: Bundle,
+    checkpoint: Path,
+    device: str,
+    report: Progress = lambda *_: None,
+    seconds: float = 0,
+    beat: Callable[[int, int], None] = lambda *_: None,
+    watch: Watch | None = None,
 ) -> Net | None:
-    """The trained networks; None when `seconds` were over before (0: no limit). Goes on from `checkpoint`."""
+    """The trained networks; None when `seconds` were over before (0: no limit). Goes on from `checkpoint`.
+
+    `beat(step, steps)` is called at every step. A `watch` looks at the networks at every report and ends training once
+    nothing gets better; they are then as they were at their best.
+    """
     torch.manual_seed(bundle.seed)
     shelves = [
         Shelf(
@@ -101,16 +112,32 @@ def train(
     net = Net(bundle.width, bundle.width).to(device)
     steps = bundle.steps if device == "cpu" else bundle.steps * GPU_STEPS
     begun = time.monotonic()
+
+    def reported(step: int, without: float, with_it: float) -> None:
+        if watch:
+            watch.look(net, step)
+        report(step, steps, without, with_it)
+
     done = dense.train(
         net,
         shelves,
         steps,
         seed=bundle.seed,
         checkpoint=checkpoint,
-        report=lambda step, without, with_it: report(step, steps, without, with_it),
-        over=lambda: bool(seconds) and time.monotonic() - begun > seconds,
+        report=reported,
+        beat=lambda step: beat(step, steps),
+        over=lambda: (watch is not None and watch.over) or (bool(seconds) and time.monotonic() - begun > seconds),
     )
+    if watch and (done or watch.over):
+        watch.restore(net)
+        return net
     return net if done else None
+
+
+def step_bytes(device: str) -> int:
+    """Bytes of records that a step takes."""
+    batch = dense.ON_CPU if device == "cpu" else dense.ON_GPU
+    return batch.streams * batch.length
 
 
 def main() -> None:

@@ -76,12 +76,14 @@ def train(
     checkpoint: Path | None = None,
     every: int = 200,
     report: Callable[[int, float, float], None] = lambda *_: None,
+    beat: Callable[[int], None] = lambda _: None,
     over: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Trains in place for `steps` stretches; goes on from `checkpoint`, and saves there every `every` steps.
 
     `batch` and `workers`, the processes that make the stretches (0: a thread), are by default what suits the device.
-    `report(step, bits per byte without, with)` is of the stretches since the last report. Once `over()` says so at one
+    `report(step, bits per byte without, with)` is of the stretches since the last report, `beat(step)` is called at
+    every step. Once `over()` says so at one
     of those steps it stops, with a checkpoint; returns whether all are done.
     """
     device = str(net.rows.weight.device)
@@ -123,6 +125,7 @@ def train(
             with torch.no_grad():
                 without = bits(torch.zeros_like(out), inputs, bit).sum().double().cpu()
                 spent += torch.stack([without, cost.detach().sum().double().cpu()])
+            beat(step + 1)
             if (step + 1) % every == 0 or step + 1 == steps:
                 passed = (step - begin) % every + 1
                 a, b = (spent / (np.log(2) * passed * batch.streams * batch.length)).tolist()

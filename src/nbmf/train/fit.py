@@ -154,14 +154,14 @@ def fit(sections: Sections, held: Records, tick: Tick) -> list[float]:
     f = _floats(sections["final"])
     cuts = held.cuts(2 * ROUNDS)
     course = []
-    for number, rates in enumerate(PASSES):
-        tick("fitting the mixer", number, len(PASSES))
+    tick("fitting the mixer", 0, len(PASSES))
+    for number, rates in enumerate(PASSES, 1):
         bits = 0.0
         for k in range(0, 2 * ROUNDS, 2):
             w, f, spent = _descend([(coder, held, cuts[k + i], cuts[k + i + 1]) for i in (0, 1)], w, f, rates)
             bits += spent
         course.append(round(bits / max(1, held.raw_bytes), 4))
-    tick("fitting the mixer", len(PASSES), len(PASSES))
+        tick("fitting the mixer", number, len(PASSES), {"bits_per_byte": course[-1], "bytes": held.raw_bytes})
     sections["weights"], sections["final"] = _integers(w), _integers(f)
     return course
 
@@ -211,8 +211,8 @@ def fit_packs(
     coders = [_coder(sections, pack) for pack, _ in trials]
     total = sum(test.raw_bytes for _, test in trials)
     course = []
-    for number, rates in enumerate(PASSES):
-        tick("fitting for packs", number, len(PASSES))
+    tick("fitting for packs", 0, len(PASSES))
+    for number, rates in enumerate(PASSES, 1):
         bits = 0.0
         order = rng.permutation(len(trials))
         for k in range(0, len(order), 2):
@@ -220,6 +220,6 @@ def fit_packs(
             w, f, spent = _descend(jobs, w, f, rates)
             bits += spent
         course.append(round(bits / max(1, total), 4))
-    tick("fitting for packs", len(PASSES), len(PASSES))
+        tick("fitting for packs", number, len(PASSES), {"bits_per_byte": course[-1], "bytes": total})
     sections["pack_weights"], sections["pack_final"] = _integers(w), _integers(f)
     return course

@@ -35,6 +35,7 @@ from nbmf.codec.counting import (
 from nbmf.codec.model import MODEL_SUFFIX
 from nbmf.errors import DataError
 from nbmf.train import data as reading
+from nbmf.train.course import Course
 from nbmf.train.data import Corpus
 from nbmf.train.fit import (
     LOGIT_MOST,
@@ -50,6 +51,8 @@ from nbmf.train.fit import (
     pack_trials,
 )
 
+PATIENCE: Final = 10  # reports without a new best, after which the networks' training ends
+NETWORKS: Final = "training the networks"
 HELD_EVERY: Final = 33  # one record in so many of the stand-in's sources is held back from it
 STAND_IN: Final = 3, 5  # of so many sources in a row, in order of size, the stand-in sees as many
 SOURCES_LEAST: Final = 5  # with fewer sources the records are dealt out instead
@@ -98,12 +101,16 @@ def run(
     dense: bool = False,
     device: str = "cpu",
     resume: bool = False,
+    val: Sequence[str | Path] = (),
+    patience: int = PATIENCE,
     tick: Tick = lambda *_: None,
 ) -> dict[str, Any]:
     """Trains a model from JSONL files or folders and writes it to `out` (a path in .nbm). Returns its card.
 
-    `dense` adds the networks of the dense profile, trained in PyTorch on `device`. Finished stages are kept in the
-    folder `out`.work, from which `resume` goes on when data, size and seed are the same. Raises DataError, OSError.
+    `dense` adds the networks of the dense profile, trained in PyTorch on `device` (auto: a GPU if there is one). `val`,
+    files of records never trained on, tell when these get no better: training ends after `patience` reports without a
+    new best. Finished stages are kept in the folder `out`.work, from which `resume` goes on when data, size and seed
+    are the same; its log.csv has the course. `tick(what, done, total, note)`. Raises DataError, OSError.
     """
     path = Path(out)
     if path.suffix != MODEL_SUFFIX:
@@ -111,18 +118,26 @@ def run(
     if size not in SIZES:
         raise DataError(f"size {size!r} is not one of {', '.join(SIZES)}")
     if dense:
-        _torch_or_error()
+        device = device_of(device)
+    elif val:
+        raise DataError("records to follow training by are for the networks: they need the dense profile")
     dial = SIZES[size]
     started = time.monotonic()
     corpus = reading.load(data, tick)
     stages = Stages(path.with_suffix(path.suffix + ".work"), resume, (size, seed, _digest(corpus.records)))
+    tick = Course(stages.folder / "log.csv", tick)
     parts = divide(corpus, seed)
     sections, kept = stages.run("lists", lambda: counted(corpus.records, dial, stages, "", tick))
     fitted = stages.run("fit", lambda: fitted_on_stand_in(corpus, parts, dial, seed, stages, tick))
     sections.update({name: fitted["sections"][name] for name in FITTED})
     figures: dict[str, Any] = {}
     if dense:
-        made = stages.run("dense", lambda: networks(corpus, parts, fitted, dial, seed, device, stages, tick))
+        held = reading.load(val, tick).records if val else None
+
+        def made_networks() -> dict[str, Any]:
+            return networks(corpus, parts, fitted, dial, seed, device, stages, tick, held, patience)
+
+        made = stages.run("dense", made_networks)
         sections.update(made["sections"])
         figures = made["figures"]
     card = {
@@ -164,11 +179,21 @@ def write(path: Path, sections: Sections, card: dict[str, Any]) -> bytes:
     return file
 
 
-def _torch_or_error() -> None:
+def device_of(name: str) -> str:
+    """Where networks train: `auto` is cuda where PyTorch sees a GPU, else cpu. Raises DataError: there is none such."""
     try:
-        importlib.import_module("torch")
+        torch: Any = importlib.import_module("torch")
     except ImportError:
         raise DataError("training the dense profile needs PyTorch: pip install 'nbmf[train]'") from None
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise DataError(f"{name!r} is no device: auto, cpu or cuda") from None
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise DataError(f"PyTorch sees no device {name} here")
+    return name
 
 
 class Stages:
@@ -295,28 +320,44 @@ def networks(
     device: str,
     stages: Stages,
     tick: Tick,
+    held: Records | None = None,
+    patience: int = PATIENCE,
 ) -> dict[str, Any]:
     """The dense profile's sections and figures: its networks trained on what the stand-in's mixture leaves."""
     from nbmf.train import bundle
+    from nbmf.train.held import Watch
     from nbmf.train.quantize import sections as quantized
 
     path = stages.folder / "dense.xz"
     if not path.is_file():
         bundle.save(path, bundled(corpus, parts, fitted["sections"], dial, seed, stages, tick))
+    found = bundle.load(path)
+    watch = Watch(kernel.load(memoryview(found.models[0])), held, patience, stages.folder / "best.pt") if held else None
     course: list[tuple[float, float]] = []
 
     def report(step: int, steps: int, without: float, with_it: float) -> None:
         course.append((round(without, 4), round(with_it, 4)))
-        tick("training the networks", step, steps)
+        figures = {"bits_per_byte": with_it, "bits_per_byte_without": without}
+        if watch:
+            figures["held_back"] = watch.last
+        tick(NETWORKS, step, steps, figures)
 
-    tick("training the networks", 0, dial.steps)
-    net = bundle.train(bundle.load(path), path.with_suffix(".pt"), device, report)
+    net = bundle.train(
+        found,
+        path.with_suffix(".pt"),
+        device,
+        report,
+        beat=lambda step, steps: tick(NETWORKS, step, steps, {"bytes": step * bundle.step_bytes(device)}),
+        watch=watch,
+    )
     assert net  # no limit of time was set
     figures = {
         "dense_width": dial.width,
         "dense_steps": dial.steps,
         "bits_per_byte_before_and_after_dense": course[-1:],
     }
+    if watch:
+        figures |= {"dense_best_step": watch.best_step, "bits_per_byte_held_back": round(watch.best, 4)}
     return {"sections": quantized(net), "figures": figures}
 
 
