@@ -54,6 +54,13 @@ export class Chart {
     this.host.replaceChildren();
   }
 
+  /** Draws nothing from now on. */
+  forget() {
+    this.data = this.at = null;
+    this.clear();
+    this.readout.replaceChildren();
+  }
+
   make() {
     const [dim, line] = [colour("dim"), colour("line")];
     const font = `12px ${getComputedStyle(document.body).fontFamily}`;

@@ -46,6 +46,7 @@ function gate(refusal) {
   Object.assign(seen, { overview: null, stats: null, latency: null });
   api.setToken(null);
   records.clear();
+  panels.clear();
   for (const id of ["page", "sections", "live", "leave"]) $(id).hidden = true;
   $("about").textContent = "";
   $("refusal").textContent = refusal;

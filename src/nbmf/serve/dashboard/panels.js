@@ -23,6 +23,15 @@ export function recolour() {
   savings.again();
 }
 
+/** Empties everything: another token may see other figures. */
+export function clear() {
+  timed = picked = null;
+  latencies.forget();
+  savings.forget();
+  for (const id of ["glance", "class-rows", "tier-rows", "operations", "rollout-facts", "encoders", "cards"]) fill(id);
+  for (const id of ["measured", "disk", "divergence"]) $(id).textContent = "";
+}
+
 function tile(label, value, text, ...notes) {
   return el("div.tile", {}, el("span.label", {}, label), el("b", {}, figure(value, text)), el("span.dim", {}, ...notes));
 }
@@ -123,10 +132,10 @@ export function tiers(store) {
 
 // -- over time --------------------------------------------------------------------------------------------------------
 
-/** Columns of rows, with an empty row wherever a slot is missing. */
+/** Columns of rows, with an empty row wherever a slot is missing, and before one that is alone. */
 function columns(rows, slot) {
   const out = rows.length ? rows[0].map(() => []) : [[], []];
-  let last = null;
+  let last = slot !== null && rows.length === 1 ? rows[0][0] - 2 * slot : null;
   for (const row of rows) {
     if (slot !== null && last !== null && row[0] - last > 1.5 * slot) {
       out.forEach((column, at) => column.push(at === 0 ? last + slot : null));
