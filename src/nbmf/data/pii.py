@@ -38,7 +38,7 @@ _EMAIL: Final = re.compile(
 _CARD: Final = re.compile(r"(?<![\w.+-])[2-6](?:[ -]?\d){12,18}(?![\w-]|\.\d)")
 _PHONE: Final = re.compile(
     r"(?<![\w.+-])(?:\+[1-9](?:[ .()/-]{0,2}\d){7,14}|\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}([ .-])\d{3}\1\d{4}"
-    r"|0\d{1,4}[ /-]\d{3,4}[ -]?\d{3,5})(?![\w-]|\.\d)"
+    r"|(?<!\d[ -])0\d{1,4}[ /-]\d{3,4}[ -]?\d{3,5})(?![\w-]|\.\d)"
 )
 _IBAN: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
 _IPV4: Final = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)")
@@ -131,7 +131,7 @@ def _cards(text: str) -> Iterator[tuple[int, int]]:
     if _DIGITS.search(text):
         for match in _CARD.finditer(text):
             digits = [int(c) for c in match.group() if c.isdigit()]
-            if luhn(digits) and len(set(digits)) > 2:
+            if luhn(digits) and len(set(digits)) > 1:
                 yield match.span()
 
 

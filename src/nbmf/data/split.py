@@ -107,7 +107,8 @@ def _dealt(
     seed: int,
 ) -> tuple[NDArray[np.int8], bool]:
     sizes = np.bincount(unit[kept], minlength=len(key))
-    mixed = (key ^ (np.uint64(seed & 0xFFFFFFFF) * _MIX)) * _MIX
+    turn = np.uint64(int(_MIX) * seed & 0xFFFF_FFFF_FFFF_FFFF)
+    mixed = (key ^ turn) * _MIX
     room = [max(1, int(share * kept.sum())) if share else 0 for share in shares]
     wanted = list(room)
     of_unit = np.zeros(len(key), np.int8)
