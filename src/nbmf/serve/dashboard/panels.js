@@ -44,7 +44,7 @@ export function glance({ overview, stats, latency }) {
   if (store !== null) {
     const { raw_bytes: raw, stored_bytes: stored } = store.written;
     tiles.push(
-      tile("Saved since the server began", raw - stored, bytes(raw - stored), `${ratio(stored ? raw / stored : null)}: `, figure(raw, bytes(raw)), " in, ", figure(stored, bytes(stored)), " kept"),
+      tile("Saved since the server began", raw - stored, bytes(raw - stored), `ratio ${ratio(stored ? raw / stored : null)} of `, figure(raw, bytes(raw)), " written"),
       tile("Records", store.warm.records + store.cold.records, count(store.warm.records + store.cold.records), `${count(store.warm.records)} warm, ${count(store.cold.records)} cold`),
     );
     if (store.disk_bytes !== null) {
