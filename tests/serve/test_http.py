@@ -417,7 +417,7 @@ def test_the_document_names_every_path(url: str) -> None:
     assert status == 200 and document["openapi"].startswith("3.")
     assert set(document["paths"]) == {
         *("/v1/records", "/v1/search", "/v1/namespaces", "/v1/batch", "/v1/forget", "/v1/stats"),
-        *("/metrics", "/health", "/ready"),
+        *("/v1/inspect", "/v1/overview", "/v1/latency", "/metrics", "/health", "/ready"),
     }
     assert document["components"]["schemas"]["Put"]["additionalProperties"] is False
 
@@ -430,17 +430,18 @@ def test_answers_are_not_for_caches_nor_frames(url: str) -> None:
 
 
 def test_a_dashboard_is_served_where_there_is_one(
-    memory: Memory, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert asked(url, "GET", "/")[0] == 404
+    monkeypatch.setattr(http, "DASHBOARD", tmp_path / "dashboard")
+    with serving(memory) as none:
+        assert asked(none, "GET", "/")[0] == asked(none, "GET", "/dashboard/main.js")[0] == 404
     (tmp_path / "dashboard").mkdir()
     (tmp_path / "dashboard" / "index.html").write_text("<title>NBMF</title>")
     (tmp_path / "outside.txt").write_text("secret")
-    monkeypatch.setattr(http, "DASHBOARD", tmp_path / "dashboard")
     with serving(memory) as again:
         assert asked(again, "GET", "/") == (200, b"<title>NBMF</title>")
         assert asked(again, "GET", "/health")[0] == 200 and asked(again, "GET", "/v1/nowhere")[0] == 404
-        for path in ("/../outside.txt", "/%2e%2e/outside.txt", "/..%2foutside.txt"):
+        for path in ("/../outside.txt", "/dashboard/../../outside.txt", "/dashboard/..%2foutside.txt"):
             host = again.removeprefix("http://")
             answer = raw(again, f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
             assert b"secret" not in answer

@@ -19,14 +19,15 @@ def _list(least: int) -> dict[str, Any]:
     return {"type": "array", "items": _TEXT, "minItems": least, "maxItems": SEGMENTS_MOST}
 
 
-def _parameter(name: str, required: bool, kind: dict[str, Any], about: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": required, "description": about, "schema": kind}
+def _parameter(name: str, required: bool, kind: dict[str, Any], about: str, example: Any = None) -> dict[str, Any]:
+    out = {"name": name, "in": "query", "required": required, "description": about, "schema": kind}
+    return out if example is None else {**out, "example": example}
 
 
 _TRUTH: Final = {"type": "boolean"}
 _ADDRESS: Final = [
-    _parameter("namespace", True, _list(1), "The namespace, a parameter for each segment."),
-    _parameter("key", True, _TEXT, "The record's key."),
+    _parameter("namespace", True, _list(1), "The namespace, a parameter for each segment.", ["users", "ann"]),
+    _parameter("key", True, _TEXT, "The record's key.", "pref-1"),
 ]
 
 # Of each operation: what it does, its parameters, the model of its body, the model of its answer ("" for none), and
@@ -74,6 +75,12 @@ _OPERATIONS: Final[dict[str, tuple[str, list[dict[str, Any]], str, str, tuple[in
     "health": ("Whether the process is alive.", [], "", "Status", ()),
     "ready": ("Whether the store can be used.", [], "", "Status", (503,)),
 }
+_PUT: Final = {"namespace": ["users", "ann"], "key": "pref-1", "value": {"text": "likes tea"}, "class": "fact"}
+_EXAMPLES: Final[dict[str, dict[str, Any]]] = {
+    "Put": _PUT,
+    "Search": {"prefix": ["users"], "filter": {"text": {"$eq": "likes tea"}}},
+    "Batch": {"ops": [{"op": "put", **_PUT}, {"op": "get", "namespace": ["users", "ann"], "key": "pref-1"}]},
+}
 _ERRORS: Final = {
     401: "No valid token.",
     403: "The token does not reach so far.",
@@ -95,7 +102,8 @@ def operation(name: str, secured: bool) -> dict[str, Any]:
     statuses = {421, 500, 503, 504, *more}
     out: dict[str, Any] = {"summary": about, "parameters": parameters}
     if body:
-        out["requestBody"] = {"required": True, "content": {"application/json": _ref(body)}}
+        content = _ref(body) | ({"example": _EXAMPLES[body]} if body in _EXAMPLES else {})
+        out["requestBody"] = {"required": True, "content": {"application/json": content}}
         statuses |= {408, 413, 415}
     if body or parameters:
         statuses |= {422}
