@@ -20,8 +20,8 @@ from nbmf.errors import (
 )
 
 if TYPE_CHECKING:
+    from nbmf.codec.bounds import Bound
     from nbmf.codec.numbers import Tolerance
-    from nbmf.codec.vector import Bound
     from nbmf.memory import Memory
 
 __version__ = "0.1.0"
@@ -70,8 +70,8 @@ def __getattr__(name: str) -> Any:
         from nbmf.memory import Memory
 
         return Memory
-    if name == "Bound":  # likewise, with NumPy
-        from nbmf.codec.vector import Bound
+    if name == "Bound":
+        from nbmf.codec.bounds import Bound
 
         return Bound
     if name == "Tolerance":

@@ -29,6 +29,7 @@ def near(one: Any, other: Any, tolerance: Tolerance) -> bool:
 @example(-0.0, 0.1, 1.0)
 @example(10**24 + 1, 1e-12, None)
 @example(9.5, 0.06, None)
+@example(1.2344, 1e-12, 0.0043)
 @settings(max_examples=by_kernel(500, 100))
 def test_a_number_is_never_off_by_more(number: Any, relative: float, absolute: float | None) -> None:
     for tolerance in (Tolerance(relative=relative), Tolerance(relative=relative, absolute=absolute)):
@@ -37,6 +38,7 @@ def test_a_number_is_never_off_by_more(number: Any, relative: float, absolute: f
         assert near(number, found, tolerance)
         assert len(repr(found)) <= len(repr(number))
         assert rounded([{"a": number}], tolerance) == [{"a": found}]
+        assert same(rounded(found, tolerance), found), "what was rounded is not moved"
 
 
 @given(json_values)
@@ -103,6 +105,7 @@ def test_lists_keep_a_cosine(values: list[float], bound: float) -> None:
         assert dot / math.sqrt(a) / math.sqrt(b) >= bound
         assert abs(math.sqrt(b / a) - 1) <= 0.001
         assert all(type(x) is float for x in found)
+    assert rounded({"v": found}, {"v": Tolerance(cosine=bound)})["v"] == found, "what was rounded is not moved"
 
 
 def test_a_cosine_is_of_lists_of_floats_alone() -> None:

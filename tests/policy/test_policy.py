@@ -96,9 +96,10 @@ def test_values_that_are_allowed(line: str, expected: object) -> None:
 @pytest.mark.parametrize(
     ("line", "allowed"),
     [
-        ('fidelity = "semantic"', '"lossless" ("semantic" is not available in this version)'),
-        ('fidelity = "exact"', '"lossless"'),
-        ("fidelity = true", '"lossless"'),
+        ('fidelity = "exact"', '"lossless" or "semantic"'),
+        ("fidelity = true", '"lossless" or "semantic"'),
+        ("bound = 1", "a table of cosine, max_error or both"),
+        ("tolerance = 1", "a table of paths"),
         ('profile = "denser"', '"auto", "fast" or "dense"'),
         ('encoder = "Neural"', '"neural", "zstd", "stored" or "stub"'),
         ('domain = "a/b"', 'the name of a domain pack, a path that ends in .nbp, or "" for none'),
@@ -294,7 +295,11 @@ def test_asking_for_many_tenants_keeps_nothing() -> None:
 
 
 def test_what_is_available_is_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIDELITIES_AVAILABLE", ("lossless", "semantic"))
+    monkeypatch.setattr(module, "FIDELITIES_AVAILABLE", ("lossless",))
+    assert '("semantic" is not available in this version)' in refusal('[default]\nfidelity = "semantic"')
+
+
+def test_semantic_and_protected_do_not_agree() -> None:
     policy = Policy.parse('[default]\nfidelity = "semantic"')
     assert policy.rules("", "").fidelity == "semantic"
     for text, place in (

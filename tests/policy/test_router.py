@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nbmf.codec.bounds import Bound
 from nbmf.policy.policy import Policy, Rollout
 from nbmf.policy.router import BASELINE, COLD, NEURAL, WARM, ZSTD, Route, prefer, route, share, tenant_of
 
@@ -48,6 +49,8 @@ PLAIN = Route(
     encoder="neural",
     domain="",
     fidelity="lossless",
+    bound=Bound(),
+    tolerance=(),
     profile="fast",
     tier="warm",
     shadow=False,
@@ -269,3 +272,13 @@ def test_any_record_has_a_route(
     assert found.encoder == asked or asked == NEURAL
     assert (found.domain is None) == (asked != NEURAL or found.encoder == BASELINE)
     assert found.why
+
+
+def test_fidelity_is_of_the_encoders_that_may_change_something() -> None:
+    text = '[class.v]\nfidelity = "semantic"\nbound = { cosine = 0.999 }\ntolerance = { a = { absolute = 1 } }\n'
+    for encoder in ("neural", "zstd", "stored", "stub"):
+        way = route(Policy.parse(f'{text}encoder = "{encoder}"'), ("t",), "v", "k", 10, 0)
+        assert way.fidelity == ("semantic" if encoder in ("neural", "zstd") else "lossless")
+        assert way.bound == Bound(0.999) and [path for path, _ in way.tolerance] == ["a"]
+    assert route(Policy.parse(text + "[rollout]\npercent = 0"), ("t",), "v", "k", 10, 0).fidelity == "lossless"
+    assert route(Policy.parse(text), ("t",), "w", "k", 10, 0).fidelity == "lossless"

@@ -18,8 +18,8 @@ from nbmf.codec.values import VECTOR, from_raw, to_raw
 from nbmf.errors import CorruptRecord, NbmfError, OutputLimit, PolicyError, StreamError, StreamLimit, UnknownModel
 
 if TYPE_CHECKING:
+    from nbmf.codec.bounds import Bound
     from nbmf.codec.numbers import Tolerances
-    from nbmf.codec.vector import Bound
     from nbmf.codec.vector_transform import Prepared
 
 DEFAULT_MAX_OUT: Final = 64 << 20  # bytes

@@ -148,6 +148,18 @@ def parse(blob: bytes, *, bare: bool) -> Blob:
     return Blob(method, value_type, profile, segmented, not bare, check, blob[check_end:start], blob[start:])
 
 
+def is_array(blob: bytes) -> bool:
+    """Whether a bare blob is of the array methods: of floats that may be kept within a bound, so that it is moved as it
+    is. Without a pack it is read by any codec.
+    """
+    return blob[:1] != b"" and blob[0] & ~_OTHER_ARRAY & ~1 == _ARRAYS
+
+
+def is_packed(blob: bytes) -> bool:
+    """Whether a bare blob is an array's that only the pack it was coded with can read."""
+    return is_array(blob) and bool(blob[0] & 1)
+
+
 def verify(blob: Blob, raw: bytes) -> None:
     """Raises CorruptRecord unless `raw` has the blob's check."""
     found = crc(blob.value_type, raw)

@@ -46,7 +46,7 @@ class NeuralGroups:
         if not 0 < len(records) <= RECORDS_MOST:
             raise FormatError(f"a group holds 1 to {RECORDS_MOST} records, not {len(records)}")
         pairs, known = self._pairs(records), self._pairs(after)
-        if any(value_type == ARRAY for value_type, _ in pairs) or any(_is_array(blob) for _, blob in records):
+        if any(value_type == ARRAY for value_type, _ in pairs) or any(format.is_array(blob) for _, blob in records):
             return self._kept(records, pairs)
         known = [pair for pair in known if pair[0] != ARRAY]
         if sum(len(raw) for _, raw in known + pairs) > format.SEGMENT_SIZE:
@@ -74,7 +74,7 @@ class NeuralGroups:
         """A group of blobs, for records among which there are arrays: what is coded within a bound stays as it is."""
         blobs = [
             blob
-            if _is_array(blob) and (blob[0] & 3 == 0 or id == self.codec.id)  # without a pack, or with this very one
+            if format.is_array(blob) and (not format.is_packed(blob) or id == self.codec.id)  # with this very pack
             else self.codec.from_pair(*pair, bare=True)
             for (id, blob), pair in zip(records, pairs, strict=True)
         ]
@@ -91,9 +91,11 @@ class NeuralGroups:
         """
         if group[:1] == bytes([BLOBS]) and 0 < count <= RECORDS_MOST:
             blobs = _blobs(group, count)
-            if any(map(_is_array, blobs)):
+            if any(map(format.is_array, blobs)):
                 pairs = [self.codec.raw(blob, bare=True) for blob in blobs]
-                return [blob if _is_array(blob) else _stored(*pair) for blob, pair in zip(blobs, pairs, strict=True)]
+                return [
+                    blob if format.is_array(blob) else _stored(*pair) for blob, pair in zip(blobs, pairs, strict=True)
+                ]
         return [
             _stored(value_type, raw)
             for value_type, raw in self._decode(
@@ -135,10 +137,6 @@ class NeuralGroups:
         if group[at : at + 4] != _crc(types, raws):
             raise CorruptRecord("a group's check is wrong: it is damaged, or was made with another model or pack")
         return list(zip(types, raws, strict=True))
-
-
-def _is_array(blob: bytes) -> bool:
-    return format.parse(blob, bare=True).method >= format.ARRAY
 
 
 def _stored(value_type: int, raw: bytes) -> bytes:

@@ -34,6 +34,9 @@
 #define LAPLACE 0.57
 #define UNIT 0x1p-19
 #define NORM_KEPT 0.001
+#define MULTIPLES 64
+#define WHOLE 0.125
+#define BACK_OFF 0.002
 
 static const uint8_t NEXT[8][2] = { { 0, 1 }, { 2, 3 }, { 5, 4 }, { 7, 6 }, { 1, 0 }, { 3, 2 }, { 4, 5 }, { 6, 7 } };
 /* state before, parity: the two ways into each state */
@@ -523,14 +526,49 @@ static void spread(const VectorTables *t, double sum, double squares, size_t d, 
     *c = MIN(at, VECTOR_EDGES - 2) + CLASS_LEAST;
 }
 
-static int plain_direction(const VectorTables *t, Work *w, const VectorShape *shape, const VectorBounds *b, double norm, Norm parts, void *made, Row *row) {
+/* Whether all values are whole numbers of steps, nearly. */
+static int is_whole(const double *y, double size, size_t n) {
+    for (size_t i = 0; i < n; i++) { double v = y[i] / size; if (!(fabs(v - rint(v)) <= WHOLE)) return 0; }
+    return 1;
+}
+
+/* Values as points; 0 unless they lie on a path. */
+static int walked(const double *y, double size, size_t n, int32_t *points) {
+    int state = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double v = rint(y[i] / size);
+        if (!(fabs(v) <= INDEX_MOST)) return 0;
+        const int32_t j = points[i] = (int32_t)v;
+        if ((j ^ state) & 1) return 0;
+        state = NEXT[state][(j - (state & 1)) >> 1 & 1];
+    }
+    return 1;
+}
+
+/* The points, in w->best, of a row that was decoded once: they give it back bit by bit. */
+static int recognized(Work *w, const VectorShape *shape, Norm parts, const void *from, void *made) {
+    const size_t d = shape->d;
+    double least = INFINITY;
+    for (size_t i = 0; i < d; i++) { double v = fabs(w->y[i]); if (v > 0 && v < least) least = v; }
+    for (int k = 1; k <= MULTIPLES; k++) {
+        const double size = least / k;
+        if (!is_whole(w->y, size, d) || !walked(w->y, size, d, w->best)) continue;
+        finished(w->best, d, parts, shape->half, made);
+        if (memcmp(made, from, d * (shape->half ? 2 : 4)) == 0) return 1;
+    }
+    return 0;
+}
+
+static int plain_direction(const VectorTables *t, Work *w, const VectorShape *shape, const VectorBounds *b, double norm, Norm parts, const void *from,
+                           void *made, Row *row) {
     const size_t d = shape->d;
     const double factor = sqrt((double)d) / norm, goal = b->cosine + b->margin, allowed = 1 - goal * goal;
     if (!(allowed > 0)) return 0;                  /* what the cosine and its margin leave is nothing */
     for (size_t i = 0; i < d; i++) w->y[i] = w->x[i] * factor;
+    const int again = recognized(w, shape, parts, from, made);
     double size = sqrt(allowed / NOISE), best_size = 0;
-    int found = 0;
-    for (int turn = 0; turn < TRIES; turn++) {
+    int found = again;
+    for (int turn = 0; turn < TRIES && !again; turn++) {
         leaned(t, w, w->y, size, NULL, CLASS_MOST, d);
         trellis(w, d, w->points);
         double near = cosine_of_ints(w->x, norm, w->points, d), wrong = near > 0 ? 1 - near * near : 1.0;
@@ -539,12 +577,12 @@ static int plain_direction(const VectorTables *t, Work *w, const VectorShape *sh
             if (wrong >= CLOSE * allowed) break;
         } else if (turn >= TRIES / 2 && found) break;
         double by = sqrt(allowed / MAX(wrong, allowed / 16));
-        size *= MIN(by, 1.5) * (near < goal ? 0.998 : 1.0);
+        size *= MIN(by, 1.5) * (near < goal ? 1.0 - BACK_OFF * (turn + 1) : 1.0);
         if (found && size <= best_size) break;
     }
     if (!found) return 0;
     finished(w->best, d, parts, shape->half, made);
-    if (!is_kept(w->x, norm, made, shape, b, w->back)) return 0;
+    if (!again && !is_kept(w->x, norm, made, shape, b, w->back)) return 0;
     double sum = 0, squares = 0;
     for (size_t i = 0; i < d; i++) { double k = fabs((double)w->best[i]) / 2.0; sum += k; squares += k * k; }
     *row = (Row){ .n_head = 1, .points = w->best, .n = d };
@@ -669,7 +707,7 @@ long nbmf_vector_encode(const VectorTables *t, const VectorTransform *f, const V
             if (shape->mode == VECTOR_LATTICE) done = lattice(t, &w, shape, b, norm, to, &row);
             else if (*unit || norm_parts(norm, &parts) == 0)
                 done = f ? learned_direction(t, f, &w, shape, b, sides ? sides + r * (size_t)f->sides : NULL, norm, parts, to, &row)
-                         : plain_direction(t, &w, shape, b, norm, parts, to, &row);
+                         : plain_direction(t, &w, shape, b, norm, parts, from, to, &row);
         }
         if (room(&o, 16 + 8 * d) < 0) { free(w.memory); free(o.out); return NBMF_SPACE; }
         if (!done) {

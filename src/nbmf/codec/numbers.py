@@ -163,40 +163,42 @@ def _leaf(number: Any, trail: Path, rules: list[tuple[Path, Tolerance]]) -> Any:
     tolerance = _rule(trail, rules)
     if tolerance is None or tolerance.cosine is not None:
         return number
+    near: Any = _whole if type(number) is int else _float
+    # Of those near enough the shortest that stays as it is when it is rounded again: what was rounded is not moved.
+    return next((one for one in near(number, tolerance) if next(iter(near(one, tolerance))) == one), number)
+
+
+def _whole(number: int, tolerance: Tolerance) -> list[int]:
+    """Itself and the nearest multiples of powers of ten that are near enough, from the greatest power."""
     most = tolerance.allows(number)
-    return _whole(number, most) if type(number) is int else _float(number, most)
-
-
-def _whole(number: int, most: Fraction) -> int:
-    """The nearest multiple of the greatest power of ten that is near enough."""
+    found = [number]
     if most < 1 or number == 0:
-        return number
-    best, unit, limit = number, 10, 10
+        return found
+    unit, limit = 10, 10
     while limit <= abs(number):
         limit *= 10  # over which it takes a digit more
     while unit <= 2 * most and unit <= 20 * abs(number):
         sign = 1 if number > 0 else -1
         near = sign * ((abs(number) + unit // 2) // unit * unit)
         if abs(near - number) <= most and abs(near) < limit:
-            best = near
+            found.append(near)
         unit *= 10
-    return best
+    return found[::-1]
 
 
-def _float(number: float, most: Fraction) -> float:
-    """The float of fewest characters that is near enough: the shortest decimal."""
-    exact, text = Fraction(number), repr(number)
-    best = number
-    if abs(exact) <= most:
-        zero = math.copysign(0.0, number)
-        return zero if len(repr(zero)) < len(text) else number
+def _float(number: float, tolerance: Tolerance) -> Iterator[float]:
+    """The decimals that are near enough and shorter, from the one of fewest digits; at last the number itself."""
+    exact, length, most = Fraction(number), len(repr(number)), tolerance.allows(number)
+    zero = math.copysign(0.0, number)
+    if abs(exact) <= most and len(repr(zero)) < length:
+        yield zero
     for digits in range(PLACES_MOST):
         near = float(f"{number:.{digits}e}")
         if math.isfinite(near) and abs(Fraction(near) - exact) <= most:
-            if len(repr(near)) < len(text):
-                best = near
-            break
-    return best
+            if len(repr(near)) >= length:  # as are those of more digits
+                break
+            yield near
+    yield number
 
 
 def _vector(numbers: list[Any], trail: Path, rules: list[tuple[Path, Tolerance]]) -> bool:
@@ -206,19 +208,29 @@ def _vector(numbers: list[Any], trail: Path, rules: list[tuple[Path, Tolerance]]
     tolerance = _rule(trail, rules)
     if tolerance is None or tolerance.cosine is None or tolerance.cosine == 1:
         return False
-    largest = max(map(abs, numbers))
-    if not 1e-100 < largest < 1e100:
-        return True
-    place = math.floor(math.log10(largest))
-    for lower in range(PLACES_MOST):
-        for step in STEPS:
-            unit = place - lower
-            near = [_to_step(one, step, unit) for one in numbers]
-            if _is_near(numbers, near, tolerance.cosine):
-                if sum(len(repr(one)) for one in near) < sum(len(repr(one)) for one in numbers):
-                    numbers[:] = near
-                return True
+    for near in _lists(numbers, tolerance.cosine):
+        if next(_lists(near, tolerance.cosine)) == near:
+            numbers[:] = near
+            break
     return True
+
+
+def _lists(numbers: list[float], cosine: float) -> Iterator[list[float]]:
+    """The lists on a decimal step that are near enough and shorter, from the coarsest; at last the list itself."""
+    largest = max(map(abs, numbers))
+    length = sum(len(repr(one)) for one in numbers)
+    if 1e-100 < largest < 1e100:
+        place = math.floor(math.log10(largest))
+        for lower in range(PLACES_MOST):
+            for step in STEPS:
+                near = [_to_step(one, step, place - lower) for one in numbers]
+                if not _is_near(numbers, near, cosine):
+                    continue
+                if sum(len(repr(one)) for one in near) >= length:  # as are those of finer steps
+                    yield numbers
+                    return
+                yield near
+    yield numbers
 
 
 def _to_step(number: float, step: int, place: int) -> float:

@@ -16,9 +16,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -27,6 +25,7 @@ import numpy.typing as npt
 from nbmf.codec import format, kernel
 from nbmf.codec import vector_reference as reference
 from nbmf.codec.arrays import ARRAY, Array, Layout, layout_of, layout_of_raw, little, number, read_number
+from nbmf.codec.bounds import DEFAULT, Bound
 from nbmf.codec.vector_reference import DIRECTION, FLOATS, LATTICE, Bounds, Shape, Transform
 from nbmf.codec.vector_tables import tables
 from nbmf.codec.vector_transform import Prepared
@@ -35,7 +34,6 @@ from nbmf.errors import CorruptRecord, FormatError, OutputLimit, PolicyError, St
 DIM_MOST: Final = 1 << 16  # floats of a row that is coded within a bound; longer ones are exact
 EXACT_LEAST: Final = 64  # floats from which on the exact coder is tried
 MARGIN: Final = 1e-6  # by which a cosine is kept over its bound, so that sums in single precision agree
-COSINE_MOST: Final = 1 - 2.0**-24  # nearer than this is exact
 SAMPLE: Final = 32  # floats
 SMALL: Final = 4  # raw bytes a coded byte, under which the exact form is tried too
 
@@ -45,39 +43,10 @@ _HALF, _MANY, _SHORT, _BESIDE, _UNIT = 4, 8, 16, 32, 64
 Beside = npt.NDArray[np.int16]
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """What every vector keeps under fidelity `semantic`: a cosine, a greatest error of its floats, or both.
-
-    `cosine` lies over 0 and is at most 1, which is exact; `max_error` is over 0. With a cosine alone the norm is kept
-    within 0.1 %. A vector that cannot be kept so in fewer bytes is kept exactly. Raises PolicyError.
-    """
-
-    cosine: float | None = 0.995
-    max_error: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.cosine is None and self.max_error is None:
-            raise PolicyError("a bound states a cosine, a greatest error, or both")
-        if self.cosine is not None and not (isinstance(self.cosine, (int, float)) and 0 < self.cosine <= 1):
-            raise PolicyError(f"a bound's cosine is over 0 and at most 1, not {self.cosine!r}"[:200])
-        if self.max_error is not None and not (
-            isinstance(self.max_error, (int, float)) and 0 < self.max_error < math.inf
-        ):
-            raise PolicyError(f"a bound's greatest error is a number over 0, not {self.max_error!r}"[:200])
-
-    @property
-    def exact(self) -> bool:
-        return self.cosine is not None and self.cosine > COSINE_MOST
-
-
 def _bounds(bound: Bound) -> Bounds:
     """As the coder takes it."""
     cosine = -1.0 if bound.cosine is None else float(bound.cosine)
     return Bounds(cosine, min(MARGIN, (1 - cosine) / 16), 0.0 if bound.max_error is None else float(bound.max_error))
-
-
-DEFAULT: Final = Bound()
 
 
 class Coded(NamedTuple):

@@ -13,14 +13,25 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nbmf.codec.vector_coder import (
+    INDEX_MOST,
+    NEXT,
+    Reader,
+    Writer,
+    get_bits,
+    get_index,
+    get_points,
+    get_symbol,
+    put_bits,
+    put_index,
+    put_points,
+    put_symbol,
+)
 from nbmf.codec.vector_tables import (
     CLASS_LEAST,
     CLASS_MOST,
     FLOAT_BELOW,
     FLOAT_SYMBOLS,
-    HALF,
-    SYMBOLS,
-    TOTAL_BITS,
     tables,
 )
 from nbmf.errors import StreamError
@@ -35,8 +46,6 @@ STEP_MOST: Final = 254
 STEP_BITS: Final = 5  # 32 steps an octave
 WHITE: Final = 24  # bits of the fixed point of coefficients
 POINT: Final = 22  # ... of the coordinates that come of them
-INDEX_MOST: Final = 1 << 20
-SPENT_MOST: Final = 4  # zero bytes that a stream may need past its end
 EXPONENT_MOST: Final = 100  # of a norm or a step, either way
 TRIES: Final = 12  # of the search without a transform
 CLOSE: Final = 0.995  # of the allowed error used up: good enough
@@ -45,8 +54,10 @@ COST_FOLD: Final = 1024  # coefficients after which path costs are brought down
 LAPLACE: Final = 0.57  # of (mean |k|)**2 / mean k**2, under which the second family is taken: 0.64 and 0.5 are theirs
 UNIT: Final = 2.0**-19  # how far the square of a norm of 1 may be from it
 NORM_KEPT: Final = 0.001  # relative, checked on the result
+MULTIPLES: Final = 64  # of a row that was decoded once, its smallest float is at most so many steps
+WHOLE: Final = 0.125  # how far a number of steps may be from a whole one there
+BACK_OFF: Final = 0.002  # of the step, at the first miss of the search; of the n-th, n times as much
 
-NEXT: Final = ((0, 1), (2, 3), (5, 4), (7, 6), (1, 0), (3, 2), (4, 5), (6, 7))  # state, parity of k -> state
 # (state, parity) of the two ways into each state.
 INTO: Final = (
     ((0, 0), (4, 1)),
@@ -93,154 +104,6 @@ class Transform(NamedTuple):
         if not self.sides or side is None:
             return np.zeros(self.m, np.int64)
         return (self.side_rows @ side.astype(np.int64) * self.side_scale >> 20) + self.side_offset
-
-
-# -- range coder -------------------------------------------------------------------------------------------------------
-
-
-class Writer:
-    def __init__(self) -> None:
-        self.low, self.range, self.out = 0, 0xFFFFFFFF, bytearray()
-        self.cache, self.pending, self.first = 0, 1, True
-
-    def _shift(self) -> None:
-        if self.low < 0xFF000000 or self.low >= 1 << 32:
-            carry = self.low >> 32
-            for i in range(self.pending):
-                byte = (self.cache if i == 0 else 0xFF) + carry & 0xFF
-                if not self.first:
-                    self.out.append(byte)
-                self.first = False
-            self.pending, self.cache = 0, self.low >> 24 & 0xFF
-        self.pending += 1
-        self.low = (self.low & 0xFFFFFF) << 8
-
-    def put(self, start: int, count: int, bits: int) -> None:
-        """What takes `count` of 2**bits, from `start`."""
-        part = self.range >> bits
-        self.low += part * start
-        self.range = part * count
-        while self.range < 1 << 24:
-            self.range <<= 8
-            self._shift()
-
-    def raw(self, value: int, bits: int) -> None:
-        self.put(value, 1, bits)
-
-    def finish(self) -> bytes:
-        """The fewest bytes that, followed by zeros, lie in [low, low + range); zeros at the end are implied too."""
-        n = 0
-        while n < 4:
-            mask = (1 << 32 - 8 * n) - 1
-            value = (self.low + mask) & ~mask
-            if value < self.low + self.range:
-                self.low = value
-                break
-            n += 1
-        for _ in range(n + 1):
-            self._shift()
-        return bytes(self.out)
-
-
-class Reader:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at, self.range = data, 4, 0xFFFFFFFF
-        self.code = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
-        self.spent = max(0, 4 - len(data))
-
-    def place(self, bits: int) -> int:
-        """Where in 2**bits the code lies."""
-        self.part = self.range >> bits
-        value = self.code // self.part
-        if value >> bits:
-            raise StreamError("the stream does not decode")
-        return value
-
-    def take(self, start: int, count: int) -> None:
-        self.code -= self.part * start
-        self.range = self.part * count
-        while self.range < 1 << 24:
-            byte = 0
-            if self.at < len(self.data):
-                byte = self.data[self.at]
-            else:
-                self.spent += 1
-                if self.spent > SPENT_MOST:
-                    raise StreamError("the stream does not decode")
-            self.at += 1
-            self.code = (self.code << 8 | byte) & 0xFFFFFFFF
-            self.range = self.range << 8 & 0xFFFFFFFF
-
-    def raw(self, bits: int) -> int:
-        value = self.place(bits)
-        self.take(value, 1)
-        return value
-
-    def end(self) -> None:
-        if self.at < len(self.data):
-            raise StreamError("the stream does not decode")
-
-
-def put_symbol(w: Writer, cum: Any, symbol: int) -> None:
-    w.put(int(cum[symbol]), int(cum[symbol + 1]) - int(cum[symbol]), TOTAL_BITS)
-
-
-def get_symbol(r: Reader, cum: Any) -> int:
-    place = r.place(TOTAL_BITS)
-    symbol = int(np.searchsorted(cum[1:], place, side="right"))
-    r.take(int(cum[symbol]), int(cum[symbol + 1]) - int(cum[symbol]))
-    return symbol
-
-
-# -- indices -----------------------------------------------------------------------------------------------------------
-
-
-def split(c: int) -> tuple[int, int]:
-    """Class and number of low bits that are coded as they are."""
-    low = max(0, (c - CLASS_MOST + 7) >> 3)
-    return max(c - 8 * low, CLASS_LEAST), low
-
-
-def put_index(w: Writer, family: int, q: int, c: int, k: int) -> None:
-    c, low = split(c)
-    cum = tables().cum[family, 1 if low else q, c - CLASS_LEAST]
-    high = k >> low
-    if -HALF <= high < HALF and cum[high + HALF + 1] > cum[high + HALF]:
-        put_symbol(w, cum, high + HALF)
-    else:
-        put_symbol(w, cum, SYMBOLS - 1)
-        number = (2 * high if high >= 0 else -2 * high - 1) + 1
-        n = number.bit_length() - 1
-        w.raw(n, 5)
-        put_bits(w, number - (1 << n), n)
-    put_bits(w, k & ((1 << low) - 1), low)
-
-
-def get_index(r: Reader, family: int, q: int, c: int) -> int:
-    c, low = split(c)
-    symbol = get_symbol(r, tables().cum[family, 1 if low else q, c - CLASS_LEAST])
-    high = symbol - HALF
-    if symbol == SYMBOLS - 1:
-        n = r.raw(5)
-        if n > 24:
-            raise StreamError("the stream does not decode")
-        number = (1 << n) + get_bits(r, n) - 1
-        high = number >> 1 if number % 2 == 0 else -(number >> 1) - 1
-    return (high << low) + get_bits(r, low)
-
-
-def put_bits(w: Writer, value: int, bits: int) -> None:
-    """The low half of 16 last."""
-    if bits > 16:
-        w.raw(value >> 16, bits - 16)
-        bits = 16
-    if bits:
-        w.raw(value & ((1 << bits) - 1), bits)
-
-
-def get_bits(r: Reader, bits: int) -> int:
-    high = r.raw(bits - 16) if bits > 16 else 0
-    return high << 16 | r.raw(min(bits, 16)) if bits else 0
 
 
 # -- steps, norms, results ---------------------------------------------------------------------------------------------
@@ -360,24 +223,6 @@ def leaned(y: Doubles, size: float, c: Ints) -> tuple[Ints, Ints]:
     return np.clip(u, -64 * INDEX_MOST, 64 * INDEX_MOST).astype(np.int64), t.weight[at]
 
 
-def put_points(w: Writer, family: int, classes: Ints, points: Ints) -> None:
-    state = 0
-    for c, j in zip(classes.tolist(), points.tolist(), strict=True):
-        k = (j - (state & 1)) >> 1
-        put_index(w, family, state & 1, c, k)
-        state = NEXT[state][k & 1]
-
-
-def get_points(r: Reader, family: int, classes: Ints) -> Ints:
-    out = np.empty(len(classes), np.int64)
-    state = 0
-    for i, c in enumerate(classes.tolist()):
-        k = get_index(r, family, state & 1, c)
-        out[i] = 2 * k + (state & 1)
-        state = NEXT[state][k & 1]
-    return np.clip(out, -INDEX_MOST, INDEX_MOST)
-
-
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
@@ -437,18 +282,53 @@ class Row(NamedTuple):
     made: Floats
 
 
-def plain_direction(x: Doubles, norm: float, parts: tuple[int, int], bounds: Bounds, half: bool) -> Row | None:
-    """A row under a cosine bound, without a transform: the largest step that a short search finds."""
-    d = len(x)
+def walked(y: Doubles, size: float) -> Ints | None:
+    """Values as points; None unless they lie on a path."""
+    whole = np.rint(y / size)
+    if not (np.abs(whole) <= INDEX_MOST).all():
+        return None
+    points: Ints = whole.astype(np.int64)
+    state = 0
+    for j in points.tolist():
+        if (j ^ state) & 1:
+            return None
+        state = NEXT[state][(j - (state & 1)) >> 1 & 1]
+    return points
+
+
+def is_whole(y: Doubles, size: float) -> bool:
+    steps = y / size
+    return bool((np.abs(steps - np.rint(steps)) <= WHOLE).all())
+
+
+def recognized(y: Doubles, row: Floats, parts: tuple[int, int], half: bool) -> Ints | None:
+    """The points of a row that was decoded once: they give it back bit by bit."""
+    sizes = np.abs(y)
+    least = float(sizes[sizes > 0].min(initial=math.inf))
+    for k in range(1, MULTIPLES + 1):
+        size = least / k
+        points = walked(y, size) if is_whole(y, size) else None
+        if points is not None and _store(finished(points, parts), half).tobytes() == row.tobytes():
+            return points
+    return None
+
+
+def plain_direction(row: Floats, x: Doubles, norm: float, parts: tuple[int, int], bounds: Bounds) -> Row | None:
+    """A row under a cosine bound, without a transform: the largest step that a short search finds.
+
+    One that was decoded once is coded as it was then: it is not made any worse.
+    """
+    d, half = len(x), row.dtype == np.float16
     y = x * (math.sqrt(d) / norm)
     goal = bounds.cosine + bounds.margin
     allowed = 1 - goal * goal
     if not allowed > 0:  # what the cosine and its margin leave is nothing
         return None
+    again = recognized(y, row, parts, half)
     size = math.sqrt(allowed / NOISE)
     wide = np.full(d, CLASS_MOST, np.int64)
-    best, best_size = None, 0.0
-    for turn in range(TRIES):
+    best, best_size = again, 0.0
+    for turn in range(TRIES if again is None else 0):
         points = trellis(*leaned(y, size, wide))
         near = cosine(x, norm, points.astype(np.float64))
         wrong = 1 - near * near if near > 0 else 1.0
@@ -460,13 +340,13 @@ def plain_direction(x: Doubles, norm: float, parts: tuple[int, int], bounds: Bou
         elif turn >= TRIES // 2 and best is not None:
             break
         factor = math.sqrt(allowed / max(wrong, allowed / 16))
-        size *= min(factor, 1.5) * (0.998 if near < goal else 1.0)
+        size *= min(factor, 1.5) * (1.0 - BACK_OFF * (turn + 1) if near < goal else 1.0)
         if best is not None and size <= best_size:
             break
     if best is None:
         return None
     made = _store(finished(best, parts), half)
-    if not is_kept(x, norm, made, bounds):
+    if again is None and not is_kept(x, norm, made, bounds):
         return None
     family, c = spread(np.abs(best) / 2.0)
     return Row((c - CLASS_LEAST | family << 7,), family, np.full(d, c, np.int64), best, made)
@@ -590,7 +470,7 @@ def encode(
             if t is not None:
                 coded = learned_direction(t, sides[i] if sides is not None else None, x, norm, parts, bounds, half)
             else:
-                coded = plain_direction(x, norm, parts, bounds, half)
+                coded = plain_direction(row, x, norm, parts, bounds)
         if coded is None:
             as_they_are += 1
             w.raw(RAW_ROW, 8)

@@ -27,7 +27,9 @@ class MemoryDestination:
     def put_many(self, items: Sequence[Incoming]) -> None:
         """All or none, durable when it returns. An item with a ttl alone lives that long from now on."""
         records = self.memory.records_of(
-            [PutOp(item.namespace, item.key, item.value, item.cls, meta=item.meta) for item in items], allow_nan=True
+            [PutOp(item.namespace, item.key, item.value, item.cls, meta=item.meta) for item in items],
+            allow_nan=True,
+            exact=True,
         )
         time = now()
         kept = []

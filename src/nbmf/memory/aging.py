@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from nbmf.codec.format import is_array, is_packed
 from nbmf.errors import NbmfError, StoreError
 from nbmf.memory.encoding import stored_blob
 from nbmf.memory.items import now
@@ -72,8 +73,12 @@ class _Aging:
                 own[tenant] = self._own(tenant)
             facts = self._facts(record, tier, own[tenant])
             for move in plan(self.memory.policy, (facts,), self.time, self.codecs):
-                if move.action != DEMOTE or self.memory.parts.cold_address is not None:
+                if move.action != DEMOTE or self._may_freeze(record):
                     yield move, facts
+
+    def _may_freeze(self, record: Record) -> bool:
+        """Archives know the model alone: what needs a pack, and is small by it, stays warm."""
+        return self.memory.parts.cold_address is not None and not is_packed(record.blob)
 
     def carry_out(self, action: str, addresses: Sequence[Address]) -> int:
         """Does it for those for which it is still due; how many those were."""
@@ -96,8 +101,8 @@ class _Aging:
         """What cannot be decoded stays where it is. Classes stand together: they are alike."""
         records.sort(key=lambda record: (record.namespace, record.cls, record.key))
         moves = [
-            (record, replace(record, blob=stored_blob(pair), codec=""))
-            for batch in batches(records)
+            (record, replace(record, blob=record.blob if is_array(record.blob) else stored_blob(pair), codec=""))
+            for batch in batches([record for record in records if self._may_freeze(record)])
             for record, pair in decoded(self.memory, batch)
         ]
         return self._frozen(moves)
@@ -133,13 +138,14 @@ class _Aging:
         return any(move.action == action for move in plan(self.memory.policy, (facts,), self.time, self.codecs))
 
     def _facts(self, record: Record, tier: str, own: str) -> Facts:
-        """What is known of a record. The codec of a cold one is its archive's business, so it counts as current.
+        """What is known of a record. The codec of a cold one is its archive's business, and an array's blob
+        is never coded anew: both count as current.
 
         A tenant's own pack stands in for the model alone: records of the model alone count as old once there is one.
         """
         domain = self.memory.policy.rules(tenant_of(record.namespace), record.cls).domain
         codec = record.codec
-        if tier == COLD:
+        if tier == COLD or is_array(record.blob):
             codec = self.codecs.get(domain, "")
         elif own and not domain:
             codec = self._base if codec == own else "old"
@@ -273,7 +279,8 @@ def _measured(memory: Memory, disk: int | None) -> dict[str, Any]:
     while batch := list(itertools.islice(live, PAGE)):
         pairs = memory.codecs.decode_many([(record.codec, record.blob) for record, _ in batch])
         for (record, tier), (_, raw) in zip(batch, pairs, strict=True):
-            sums = classes.setdefault(record.cls, [0, 0, 0, 0])
+            sums = classes.setdefault(record.cls, [0, 0, 0, 0, 0])
+            sums[4] += record.fidelity == "semantic"
             sums[0] += 1
             sums[1] += len(raw)
             if tier == "warm":
@@ -289,7 +296,12 @@ def _measured(memory: Memory, disk: int | None) -> dict[str, Any]:
         "ratio_payload": warm_raw / blobs if blobs else None,
         "ratio_disk": (total + keys) / disk if disk else None,
         "classes": {
-            name: {"records": sums[0], "raw_bytes": sums[1], "ratio": sums[2] / sums[3] if sums[3] else None}
+            name: {
+                "records": sums[0],
+                "semantic": sums[4],
+                "raw_bytes": sums[1],
+                "ratio": sums[2] / sums[3] if sums[3] else None,
+            }
             for name, sums in sorted(classes.items())
         },
     }

@@ -13,12 +13,13 @@ from nbmf.codec import dropin, format, stub
 from nbmf.codec.codec import Codec
 from nbmf.codec.group import NeuralGroups
 from nbmf.codec.model import lookup, model_by_id
-from nbmf.codec.values import from_raw
+from nbmf.codec.numbers import rounded
+from nbmf.codec.values import ARRAY, JSON, VECTOR, from_raw, to_raw
 from nbmf.errors import CorruptRecord, NbmfError, StoreError, UnknownModel
 from nbmf.memory.packs import Packs
 from nbmf.policy.policy import Policy
 from nbmf.policy.rollout import Coder, Metrics, Shadow
-from nbmf.policy.router import BASELINE, NEURAL, ZSTD, Route
+from nbmf.policy.router import BASELINE, NEURAL, STORED, ZSTD, Route
 
 STUB_FIRST: Final = b"{"  # the first byte of the old encoder's blobs, which no other blob has
 
@@ -142,13 +143,43 @@ class Codecs:
             blob = codec.in_profile(route.profile).from_pair(value_type, raw, bare=True)
             if codec.raw(blob, bare=True) != pair:
                 self.metrics.add(NEURAL, divergences_total=1)
+                if value_type == ARRAY:
+                    raise CorruptRecord(f"a blob of {len(blob)} bytes did not decode to its value")
                 blob = _plain_blob(pair, zstd=True)
+        elif value_type == ARRAY:  # which has one method alone, and that needs no model
+            blob = self._base.from_pair(value_type, raw, bare=True)
         else:
             blob = _plain_blob(pair, zstd=route.encoder == ZSTD)
-            if self._base.raw(blob, bare=True) != pair:
-                raise CorruptRecord(f"a blob of {len(blob)} bytes did not decode to its value")
+        if route.encoder in (ZSTD, STORED) and self._base.raw(blob, bare=True) != pair:
+            raise CorruptRecord(f"a blob of {len(blob)} bytes did not decode to its value")
         self.metrics.wrote(route.encoder, len(raw), len(blob))
         return Encoded(blob, id, route.encoder)
+
+    def within(self, route: Route, pair: Pair, exact: bool = False) -> tuple[Pair, Encoded | None]:
+        """The value to store for one of fidelity semantic: with its numbers rounded, or its vectors within their bound,
+        measured on what they decode to, and then with their blob. The value itself where nothing of it may change.
+
+        With `exact` only what changes nothing: a vector that was decoded once has its small blob again. Only new values
+        come here: what is stored already is moved as it is, so that nothing is lost twice.
+        """
+        value_type, raw = pair
+        if route.fidelity != "semantic":
+            return pair, None
+        near, blob = pair, None
+        if value_type >= VECTOR:
+            codec = self.of_domain(route.domain or "")
+            made = codec.encode(value_of(pair), bare=True, verify=True, fidelity="semantic", bound=route.bound)
+            if format.is_array(made):
+                near = codec.raw(made, bare=True)
+                blob = Encoded(made, codec.id if format.is_packed(made) else "", route.encoder)
+        elif value_type == JSON and route.tolerance:
+            near = value_type, to_raw(rounded(value_of(pair), dict(route.tolerance)), allow_nan=True)[1]
+        if exact and near != pair:
+            return pair, None
+        self.metrics.add(route.encoder, **{f"semantic_{'exact' if near == pair else 'writes'}_total": 1})
+        if blob is not None:
+            self.metrics.wrote(route.encoder, len(raw), len(blob.blob))
+        return near, blob
 
     def encode_many(self, routes: Sequence[Route], pairs: Sequence[Pair]) -> list[Encoded]:
         """`encode` of each; those that go to one neural codec are coded on all cores."""

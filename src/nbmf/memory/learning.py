@@ -13,6 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from nbmf.codec.adapt import learn
+from nbmf.codec.format import is_array, is_packed
+from nbmf.codec.values import VECTOR
 from nbmf.errors import DataError, NbmfError, PolicyError, StoreError
 from nbmf.memory.encoding import Pair
 from nbmf.memory.items import now
@@ -59,7 +61,7 @@ def adapt(memory: Memory, tenant: str, size: int, tick: Tick) -> dict[str, Any]:
     live = itertools.islice((record for record, _ in memory.live((tenant,), now())), LEARN_MOST)
     for batch in batches(live):
         fresh = memory.codecs.decode_many([(record.codec, record.blob) for record in batch])
-        pairs += fresh
+        pairs += [pair for pair in fresh if pair[0] < VECTOR]  # lists and primer are of texts
         read += sum(len(raw) for _, raw in fresh)
         tick("reading", len(pairs), None)
         if read >= LEARN_BYTES:
@@ -134,8 +136,7 @@ def without_packs(memory: Memory, records: Sequence[Record]) -> list[Record]:
     """Records that are yet to be stored, coded with the model alone. Raises NbmfError for one that does not decode."""
     pairs = memory.codecs.decode_many([(record.codec, record.blob) for record in records])
     routes = [_model_alone(memory, record, pair) for record, pair in zip(records, pairs, strict=True)]
-    new = memory.codecs.encode_many(routes, pairs)
-    return [replace(record, blob=one.blob, codec=one.codec) for record, one in zip(records, new, strict=True)]
+    return _recoded(memory, records, routes, pairs)
 
 
 def _model_alone(memory: Memory, record: Record, pair: Pair) -> Route:
@@ -160,13 +161,25 @@ def decoded(memory: Memory, records: Sequence[Record]) -> list[tuple[Record, Pai
 def coded(memory: Memory, found: Sequence[tuple[Record, Pair]], routes: Sequence[Route]) -> list[tuple[Record, Record]]:
     """Records as they are, and coded as their routes say, verified; those that the policy refuses are left out."""
     try:
-        blobs = memory.codecs.encode_many(routes, [pair for _, pair in found])
+        blobs = _recoded(memory, [record for record, _ in found], routes, [pair for _, pair in found])
     except NbmfError:
         if len(found) == 1:
             return []
         singly = (coded(memory, [one], [way]) for one, way in zip(found, routes, strict=True))
         return list(itertools.chain.from_iterable(singly))
-    return [(old, replace(old, blob=new.blob, codec=new.codec)) for (old, _), new in zip(found, blobs, strict=True)]
+    return list(zip([record for record, _ in found], blobs, strict=True))
+
+
+def _recoded(memory: Memory, records: Sequence[Record], routes: Sequence[Route], pairs: Sequence[Pair]) -> list[Record]:
+    """Records coded as their routes say, of the very same values. An array's blob that needs no pack stays: what it
+    keeps within a bound would be far larger exactly, and would lose again within one.
+    """
+    out = [replace(one, codec="") if is_array(one.blob) and not is_packed(one.blob) else None for one in records]
+    places = [place for place, one in enumerate(out) if one is None]
+    made = memory.codecs.encode_many([routes[place] for place in places], [pairs[place] for place in places])
+    for place, new in zip(places, made, strict=True):
+        out[place] = replace(records[place], blob=new.blob, codec=new.codec)
+    return [one for one in out if one is not None]
 
 
 def drop_unused_packs(memory: Memory) -> None:

@@ -146,7 +146,9 @@ class Memory:
         index: bool | Sequence[str] | None = None,
         vector: Sequence[float] | None = None,
     ) -> None:
-        """Stores a value: text, a JSON value, bytes or a float32 vector. It replaces the one that was there.
+        """Stores a value: text, a JSON value, bytes, or a float32 or float16 array of (d,) or (n, d). It replaces the
+        one that was there. Where the policy gives its class fidelity `semantic`, vectors are kept within the class's
+        bound and numbers within its tolerance (docs/fidelity.md); all else, and always by default, exactly.
 
         `ttl` is in minutes, and every read renews it. `index`: False leaves the record out of semantic search, names of
         fields index those alone, None does as the policy says. `vector` is the record's own, for the store's embedder.
@@ -266,27 +268,41 @@ class Memory:
 
     # -- puts ----------------------------------------------------------------------------------------------------------
 
-    def records_of(self, ops: Sequence[PutOp], allow_nan: bool = False) -> list[Record]:
-        """The records that puts come to: checked, routed, encoded and verified, not yet stored."""
-        return self._encoded(ops, allow_nan)[0]
+    def records_of(self, ops: Sequence[PutOp], allow_nan: bool = False, exact: bool = False) -> list[Record]:
+        """The records that puts come to: checked, routed, encoded and verified, not yet stored.
 
-    def _encoded(self, ops: Sequence[PutOp], allow_nan: bool = False) -> tuple[list[Record], list[Pair]]:
-        """The records of puts, and their values as they were when they were looked at."""
+        With `exact`, every value as it is, whatever its class may change of new ones.
+        """
+        return self._encoded(ops, allow_nan, exact)[0]
+
+    def _encoded(
+        self, ops: Sequence[PutOp], allow_nan: bool = False, exact: bool = False
+    ) -> tuple[list[Record], list[Pair]]:
+        """The records of puts, and the values that a read of them gives back."""
         time = now()
         pairs: list[Pair] = []
-        routes = []
+        routes, encoded, fidelities, known = [], [], [], []
         for op in ops:
             check_address(op.namespace, op.key)
             check_class(op.cls)
             pair = self.codecs.of_domain("").to_pair(op.value, allow_nan=allow_nan)
-            pairs.append(pair)
             chosen = route(self.policy, op.namespace, op.cls, op.key, len(pair[1]), time, tier="warm")
+            # By the policy's own pack alone: a tenant's goes when any of its records is forgotten.
+            near, blob = self.codecs.within(chosen, pair, exact)
+            pairs.append(near)
             routes.append(self.with_own_pack(chosen, op.namespace))
-        encoded = self.codecs.encode_many(routes, pairs)
-        codes = self.recall.codes(ops, [chosen.index for chosen in routes])
+            encoded.append(blob)
+            fidelities.append("lossless" if near == pair else "semantic")
+            known.append(op if near == pair else replace(op, value=value_of(near)))
+        places = [place for place, one in enumerate(encoded) if one is None]
+        made = self.codecs.encode_many([routes[place] for place in places], [pairs[place] for place in places])
+        for place, one in zip(places, made, strict=True):
+            encoded[place] = one
+        codes = self.recall.codes(known, [chosen.index for chosen in routes])
         records = [
-            _record(op, one, code, chosen.fidelity, time, allow_nan)
-            for op, one, code, chosen in zip(ops, encoded, codes, routes, strict=True)
+            _record(op, one, code, fidelity, time, allow_nan)
+            for op, one, code, fidelity in zip(ops, encoded, codes, fidelities, strict=True)
+            if one is not None
         ]
         return records, pairs
 

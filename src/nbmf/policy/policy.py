@@ -15,6 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from nbmf.codec import bounds, numbers
+from nbmf.codec.bounds import Bound
+from nbmf.codec.numbers import Tolerance
 from nbmf.errors import PolicyError
 from nbmf.store.base import check_address
 
@@ -22,7 +25,7 @@ FIDELITIES: Final = ("lossless", "semantic")
 PROFILES: Final = ("fast", "dense")  # from the quickest to the smallest
 ENCODERS: Final = ("neural", "zstd", "stored", "stub")
 # What this version can do; a policy that asks for more is refused before anything is written.
-FIDELITIES_AVAILABLE: tuple[str, ...] = ("lossless",)
+FIDELITIES_AVAILABLE: tuple[str, ...] = FIDELITIES
 PROFILES_AVAILABLE: tuple[str, ...] = PROFILES
 
 AUTO: Final = "auto"  # the profile: "fast" in every tier
@@ -49,10 +52,13 @@ _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 class Rules:
     """What holds for the records of one tenant and class. Durations are milliseconds, sizes bytes; None is no limit.
 
-    `index`: () indexes the whole value, names only those fields, and None nothing.
+    `index`: () indexes the whole value, names only those fields, and None nothing. `bound` (of vectors) and `tolerance`
+    (of numbers in JSON, by path) are of fidelity "semantic".
     """
 
     fidelity: str = "lossless"
+    bound: Bound = bounds.DEFAULT
+    tolerance: tuple[tuple[str, Tolerance], ...] = ()
     domain: str = ""
     encoder: str = "neural"
     profile: str = AUTO
@@ -366,6 +372,43 @@ def _read_index(value: Any) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(paths))
 
 
+def _read_bound(value: Any) -> Bound:
+    allowed = "a table of cosine, max_error or both, such as { cosine = 0.999 }"
+    if not isinstance(value, Mapping) or not value or set(value) - {"cosine", "max_error"}:
+        raise _Refused(allowed)
+    if any(type(one) not in (int, float) for one in value.values()):
+        raise _Refused(allowed)
+    try:
+        return Bound(value.get("cosine"), value.get("max_error"))
+    except PolicyError as error:
+        raise _Refused(f"{allowed} ({error})") from None
+
+
+def _bound_toml(bound: Bound) -> str:
+    parts = [("cosine", bound.cosine), ("max_error", bound.max_error)]
+    return f"{{ {', '.join(f'{name} = {value!r}' for name, value in parts if value is not None)} }}"
+
+
+def _read_tolerance(value: Any) -> tuple[tuple[str, Tolerance], ...]:
+    allowed = 'a table of paths, such as { "**.lat" = { absolute = 0.0001 } }'
+    try:
+        read = numbers.read(value)
+    except PolicyError as error:
+        raise _Refused(f"{allowed} ({error})") from None
+    if not all(map(_is_unicode, read)):
+        raise _Refused(allowed)
+    return tuple(read.items())
+
+
+def _tolerance_toml(tolerance: tuple[tuple[str, Tolerance], ...]) -> str:
+    parts = []
+    for path, one in tolerance:
+        named = ((name, getattr(one, name)) for name in ("relative", "absolute", "cosine"))
+        inner = ", ".join(f"{name} = {value!r}" for name, value in named if value is not None)
+        parts.append(f"{_text_toml(path)} = {{ {inner} }}")
+    return f"{{ {', '.join(parts)} }}" if parts else "{}"
+
+
 def _text_toml(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON leaves as it is
 
@@ -380,6 +423,8 @@ _PERCENT: Final = _number(0, 100)
 # By the names of `Rules`; every section may set any of them, save the quotas.
 SETTINGS: Final[dict[str, Kind]] = {
     "fidelity": _choice(FIDELITIES, lambda: FIDELITIES_AVAILABLE),
+    "bound": Kind(_read_bound, _bound_toml),
+    "tolerance": Kind(_read_tolerance, _tolerance_toml),
     "domain": Kind(_read_domain, _text_toml),
     "encoder": _choice(ENCODERS),
     "profile": _choice((AUTO, *PROFILES), lambda: (AUTO, *PROFILES_AVAILABLE)),

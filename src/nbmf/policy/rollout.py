@@ -17,6 +17,8 @@ FIGURES: Final = {
     "nbmf_writes_total": "Blobs handed over to be stored.",
     "nbmf_write_raw_bytes": "Raw bytes of the values whose blobs were handed over to be stored.",
     "nbmf_write_stored_bytes": "Bytes of the blobs handed over to be stored.",
+    "nbmf_semantic_writes_total": "Values of fidelity semantic that were stored within their bound, not exactly.",
+    "nbmf_semantic_exact_total": "Values of fidelity semantic that were stored exactly.",
     "nbmf_encodes_total": "Blobs made, stored or not; in shadow mode, by both encoders for each value.",
     "nbmf_encode_raw_bytes": "Raw bytes of the values that blobs were made of.",
     "nbmf_encode_blob_bytes": "Bytes of the blobs made.",

@@ -15,6 +15,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
+from nbmf.codec.bounds import Bound
+from nbmf.codec.numbers import Tolerance
 from nbmf.policy.policy import Policy, Rollout
 from nbmf.store.base import Namespace
 
@@ -22,6 +24,7 @@ WARM: Final = "warm"
 COLD: Final = "cold"
 NEURAL: Final = "neural"
 ZSTD: Final = "zstd"
+STORED: Final = "stored"
 BASELINE: Final = "stub"  # what the neural encoder is rolled out over
 
 _HASH_SIZE: Final = 8  # bytes
@@ -35,7 +38,8 @@ class Route:
     `encoder`: "neural" (the race of neural, zstd and stored), "zstd" (the race without the model), "stored" or "stub".
     `domain`: the pack, "" for the model alone. The record keeps that codec's id, also where no model had to do with its
     blob, so that a later plan can tell that it is up to date. None: coded without any, and the record keeps "".
-    `profile` is "fast" or "dense", `tier` "warm" or "cold".
+    `fidelity` is "semantic" where a new value may be changed within `bound` and `tolerance`: never where the encoder is
+    "stored" or "stub", which keep everything. `profile` is "fast" or "dense", `tier` "warm" or "cold".
     `shadow`: encode with the baseline too and compare (rollout.Shadow). `verify`: decode the blob and compare before
     the write is acknowledged; False only where `shadow` does so. `protected`: a divergence refuses the write.
     `index`: () the whole value, names only those fields, None nothing. `hot`: the decoded value may be cached.
@@ -45,6 +49,8 @@ class Route:
     encoder: str
     domain: str | None
     fidelity: str
+    bound: Bound
+    tolerance: tuple[tuple[str, Tolerance], ...]
     profile: str
     tier: str
     shadow: bool
@@ -87,7 +93,9 @@ def route(
     return Route(
         encoder=encoder,
         domain=domain,
-        fidelity=rules.fidelity,
+        fidelity=rules.fidelity if encoder in (NEURAL, ZSTD) else "lossless",
+        bound=rules.bound,
+        tolerance=rules.tolerance,
         profile=rules.profile_in(tier),
         tier=tier,
         shadow=shadow,
@@ -141,4 +149,4 @@ def _hash(salt: str, namespace: Namespace, key: str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-__all__ = ["BASELINE", "COLD", "NEURAL", "WARM", "ZSTD", "Route", "prefer", "route", "share", "tenant_of"]
+__all__ = ["BASELINE", "COLD", "NEURAL", "STORED", "WARM", "ZSTD", "Route", "prefer", "route", "share", "tenant_of"]
