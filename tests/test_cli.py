@@ -178,6 +178,9 @@ def test_quickstart(monkeypatch: pytest.MonkeyPatch) -> None:
     total = figures["total"]
     assert total["exact"] == total["records"] == sum(row["records"] for row in figures["rows"])
     assert total["raw_bytes"] == sum(row["raw_bytes"] for row in figures["rows"])
+    vectors = figures["vectors"]
+    assert vectors["vectors"] > 0 and vectors["lossless_exact"] == vectors["vectors"] and vectors["ratio"] > 8
+    assert vectors["bound"] <= vectors["cosine_min"] <= vectors["cosine_mean"] < 1
     for row in [*figures["rows"], total]:
         assert min(row[name] for name in ("zlib", "zstd", "zstd_dictionary", "nbmf", "nbmf_self_describing")) > 0
         assert row["encode_ms_p50"] <= row["encode_ms_p95"] and row["decode_ms_p50"] <= row["decode_ms_p95"]
@@ -191,6 +194,8 @@ def test_quickstart_beats_the_others() -> None:
     total = figures["total"]
     assert total["exact"] == total["records"] == len(samples.load())
     assert total["nbmf"] > max(total["zlib"], total["zstd"], total["zstd_dictionary"])
+    vectors = figures["vectors"]
+    assert vectors["learned_ratio"] > vectors["ratio"] and vectors["learned_cosine_min"] >= vectors["bound"]
 
 
 def test_dictionary_never_sees_the_record_it_is_tested_on() -> None:

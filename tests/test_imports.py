@@ -24,6 +24,7 @@ FRONT = {
     "integrations",
     "quickstart",
     "quickstart_store",
+    "quickstart_vectors",
     "serve",
     "store_access",
     "store_report",
@@ -56,7 +57,7 @@ ONLY_IN: dict[str, set[str]] = {
     "mcp": {"serve"},
     "prometheus_client": {"serve"},
     "uvicorn": {"serve"},
-    "rich": {"bench", "inspect", "quickstart", "quickstart_store", "report", "store_report"},
+    "rich": {"bench", "inspect", "quickstart", "quickstart_store", "quickstart_vectors", "report", "store_report"},
 }
 CODEC_NEEDS = {"numpy", "zstandard"}
 

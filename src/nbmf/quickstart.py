@@ -1,4 +1,4 @@
-"""The first minute with NBMF: the shipped samples beside the usual compressors, then a store that keeps them."""
+"""The first minute with NBMF: the shipped samples beside the usual compressors, vectors, then a store of them all."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from nbmf import quickstart_store, samples
+from nbmf import quickstart_store, quickstart_vectors, samples
 from nbmf.codec import kernel
 from nbmf.codec.codec import Codec
 from nbmf.codec.values import to_raw
@@ -91,6 +91,7 @@ class Result:
     backend: str
     codec_id: str
     dictionary: str
+    vectors: quickstart_vectors.Result
     store: quickstart_store.Result
 
     def as_json(self) -> dict[str, Any]:
@@ -258,6 +259,7 @@ def run(codec: Codec, limit: int | None = None, tick: Tick | None = None) -> Res
         backend=kernel.backend,
         codec_id=codec.id,
         dictionary=DICTIONARY,
+        vectors=quickstart_vectors.run(limit, tick),
         store=quickstart_store.run(limit, tick),
     )
 
@@ -323,6 +325,8 @@ def render(result: Result, out: Console) -> None:
     )
     out.print(Panel(example, title="one of them", title_align="left", border_style="dim", width=min(out.width, 100)))
     out.print(explanation(result))
+    out.print()
+    quickstart_vectors.render(result.vectors, out)
     out.print()
     quickstart_store.render(result.store, out)
     out.print("\n[bold]Next[/bold]")
