@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbmf.bench import page, plots, svg
+from nbmf.bench import page, plots, semantic_table, svg
 from nbmf.bench.parts_table import WHAT, margin, pays, shown
 from nbmf.bench.table import QUIET, milliseconds, size, times
 
@@ -320,6 +320,31 @@ def recall(found: Mapping[str, Result]) -> Iterator[str]:
         )
 
 
+def semantic(found: Mapping[str, Result]) -> Iterator[str]:
+    held = list(parts(found, "semantic"))
+    if held:
+        yield "## Vectors within a bound"
+    for name, result in held:
+        yield conditions(name, result) + f" {result['texts']:,} texts."
+        yield table(
+            ["asked for", "limit", "measured", ""],
+            [
+                [
+                    row["claim"],
+                    ("≥ " if row["at_least"] else "≤ ") + shown(row["limit"], row["unit"]),
+                    shown(row["measured"], row["unit"]),
+                    "holds" if row["holds"] else "fails",
+                ]
+                for row in result["verdicts"]
+            ],
+        )
+        for about in result["sets"]:
+            yield f"### {semantic_table.title_of(about)}"
+            yield table(semantic_table.HEAD, list(semantic_table.cells(about)))
+        if result["searches"]:
+            yield table(semantic_table.SEARCH_HEAD, list(semantic_table.searches(result)))
+
+
 # -- all of it ---------------------------------------------------------------------------------------------------------
 
 
@@ -328,7 +353,7 @@ def images(found: Mapping[str, Result]) -> dict[str, str]:
     best: dict[str, tuple[int, str]] = {}
     for result in found.values():
         for part, held in page.parts_of(result).items():
-            if part not in ("codec", "store", "training"):
+            if part not in ("codec", "store", "training", "semantic"):
                 continue
             for name, plot in plots.every({part: held}).items():
                 count = held["data"]["limit"] or held["data"]["records"]
@@ -345,7 +370,7 @@ def files() -> dict[Path, str]:
     for name, text in pictures.items():
         title = text.split("<title>")[1].split("</title>")[0]
         lines.append(f"![{title}](images/{name})")
-    for part in (codec, store, training, recall):
+    for part in (codec, store, training, recall, semantic):
         lines += part(found)
     out = {PAGE: "\n\n".join(line.strip() for line in lines) + "\n"}
     return out | {IMAGES / name: text for name, text in pictures.items()}

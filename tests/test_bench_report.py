@@ -55,7 +55,8 @@ def test_the_json_is_as_its_schema_says(result: dict[str, Any]) -> None:
 
 
 def test_the_schema_refuses(result: dict[str, Any]) -> None:
-    for part, name in (("codec", "claims"), ("store", "stores"), ("training", "packs"), ("recall", "searches")):
+    needed = {"codec": "claims", "store": "stores", "training": "packs", "recall": "searches", "semantic": "sets"}
+    for part, name in needed.items():
         broken = {key: value for key, value in result["parts"][part].items() if key != name}
         assert not schema().is_valid(broken)
     codec = result["parts"]["codec"]
@@ -64,7 +65,7 @@ def test_the_schema_refuses(result: dict[str, Any]) -> None:
 
 def test_what_all_measured(result: dict[str, Any]) -> None:
     parts = result["parts"]
-    assert list(parts) == ["codec", "store", "training", "recall"] and result["left_out"] == {}
+    assert list(parts) == ["codec", "store", "training", "recall", "semantic"] and result["left_out"] == {}
     assert [row["records"] for row in parts["training"]["models"]] == [135]
     assert [row["records"] for row in parts["training"]["packs"]] == [50, 100]
     for row in [*parts["training"]["models"], *parts["training"]["packs"]]:
@@ -82,7 +83,7 @@ def test_recall_is_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole, "_one", lambda part, *_: {"data": {"records": 1}, "model": {}})
     found = whole.run("all", whole.Options(), quiet)
     assert list(found["parts"]) == ["codec", "store", "training"]
-    assert found["left_out"] == {"recall": "nbmf[search] is not installed"}
+    assert found["left_out"] == dict.fromkeys(("recall", "semantic"), "nbmf[search] is not installed")
 
 
 # -- curves ------------------------------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ def test_the_page_needs_nothing_else(result: dict[str, Any]) -> None:
         assert f'<figure id="{name}">' in text
 
 
-@pytest.mark.parametrize("part", ["codec", "store", "training", "recall"])
+@pytest.mark.parametrize("part", ["codec", "store", "training", "recall", "semantic"])
 def test_a_page_of_a_part(result: dict[str, Any], part: str) -> None:
     text = page.page(result["parts"][part])
     assert "Conditions" in text and text.count("<h1>") == 1
@@ -158,7 +159,7 @@ def test_plots_as_files(result: dict[str, Any]) -> None:
 def test_command(tmp_path: Path, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole, "run", lambda part, options, tick: result["parts"][part] if part != "all" else result)
     runner = CliRunner()
-    for words in (["all"], ["recall"], ["training"], ["store"], ["--store"], ["codec"], []):
+    for words in (["all"], ["recall"], ["semantic"], ["training"], ["store"], ["--store"], ["codec"], []):
         html = tmp_path / "report.html"
         done = runner.invoke(app, ["bench", *words, "--html", str(html), "--out", str(tmp_path / "out.json")])
         assert done.exit_code == 0 and done.output.strip(), words

@@ -72,7 +72,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[PART] [FILE...]",
-            help="codec (as without a PART), store, training, recall or all; then records, as with --data.",
+            help="codec (as without a PART), store, training, recall, semantic or all; then records, as with --data.",
         ),
     ] = None,
     data: Annotated[
@@ -138,7 +138,7 @@ def bench(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure codec, store, training or recall beside their peers in one run, and the claims item by item."""
+    """Measure codec, store, training, recall or semantic beside their peers in one run, and the claims item by item."""
     from nbmf import report
     from nbmf.bench import whole
 

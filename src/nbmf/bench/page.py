@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from nbmf.bench import plots
 from nbmf.bench.parts_table import WHAT, margin, pays, shown
+from nbmf.bench.semantic_table import HEAD, SEARCH_HEAD, cells, searches, title_of
 from nbmf.bench.svg import DARK, LIGHT, STYLE, Plot, variables
 from nbmf.bench.table import QUIET, milliseconds, size, times
 
@@ -84,7 +85,11 @@ def _body(result: Result, parts: Mapping[str, Result]) -> Iterator[str]:
         yield from _training(training, drawn)
     if recall := parts.get("recall"):
         yield from _recall(recall)
-    left_out = {**result.get("left_out", {}), **(parts.get("codec", {}).get("left_out", {}))}
+    if semantic := parts.get("semantic"):
+        yield from _semantic(semantic, drawn)
+    left_out = dict(result.get("left_out", {}))
+    for part in parts.values():
+        left_out |= part.get("left_out", {})
     if left_out:
         yield "<h2>Not measured</h2><ul>"
         yield "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in left_out.items()) + "</ul>"
@@ -299,19 +304,7 @@ def _claims(codec: Result) -> Iterator[str]:
         rows = part["verdicts"] if part["records_of"] not in WHAT else []
         rows = rows or [row for row in part["verdicts"] if not row["holds"]]
         if rows:
-            yield _table(
-                ["claim", "", "limit", "measured", "margin"],
-                [
-                    [
-                        escape(row["claim"]),
-                        _marked(row["holds"], "✓ holds" if row["holds"] else "✗ fails"),
-                        ("≥ " if row["at_least"] else "≤ ") + shown(row["limit"], row["unit"]),
-                        _marked(row["holds"], shown(row["measured"], row["unit"])),
-                        margin(row),
-                    ]
-                    for row in rows
-                ],
-            )
+            yield _verdicts(rows)
         if part["latency"]["cpu_share"] < QUIET:
             yield (
                 f"<p class=dim>A busy machine: reads had a core for {part['latency']['cpu_share']:.0%} of the "
@@ -342,6 +335,22 @@ def _claims(codec: Result) -> Iterator[str]:
             )
     head = ["encoder, records", "mean ratio", "p95", "exact", "accuracy", "least", "mean L2 ms"]
     yield _table(head, cells)
+
+
+def _verdicts(rows: Sequence[Result]) -> str:
+    return _table(
+        ["claim", "", "limit", "measured", "margin"],
+        [
+            [
+                escape(row["claim"]),
+                _marked(row["holds"], "✓ holds" if row["holds"] else "✗ fails"),
+                ("≥ " if row["at_least"] else "≤ ") + shown(row["limit"], row["unit"]),
+                _marked(row["holds"], shown(row["measured"], row["unit"])),
+                margin(row),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def level(bits: float) -> int:
@@ -455,3 +464,16 @@ def _recall(recall: Result) -> Iterator[str]:
         ],
         2,
     )
+
+
+def _semantic(semantic: Result, drawn: Mapping[str, Plot]) -> Iterator[str]:
+    yield "<h2>Vectors within a bound</h2>"
+    yield '<div class="plots">' + _figure(
+        drawn, "rate", f"Vectors of {semantic['texts']:,} texts, measured on others than were learned from."
+    )
+    yield "</div>"
+    yield _verdicts(semantic["verdicts"])
+    for about in semantic["sets"]:
+        yield f"<h3>{escape(title_of(about))}</h3>"
+        yield _table(HEAD, [[escape(cell) for cell in row] for row in cells(about)])
+    yield _table(SEARCH_HEAD, [[escape(cell) for cell in row] for row in searches(semantic)])

@@ -19,6 +19,8 @@ def shown(value: float | None, unit: str) -> str:
         return times(value)
     if unit == "share":
         return f"{value:.2%}"
+    if unit == "us":
+        return f"{value:.1f} µs"
     return f"{value:.2f} ms"
 
 

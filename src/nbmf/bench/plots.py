@@ -301,6 +301,44 @@ def disk(store: Result) -> Plot:
     return drawn
 
 
+# -- vectors -----------------------------------------------------------------------------------------------------------
+
+
+def rate(semantic: Result) -> Plot:
+    """Bits a float against how near the farthest vector is, of the first set of embeddings, and of random vectors."""
+    about = next((one for one in semantic["sets"] if one["embedder"] is not None), semantic["sets"][0])
+    by_coder: dict[str, list[tuple[float, float]]] = {}
+    dots: list[tuple[str, float, float]] = []
+    for row in about["rows"]:
+        place = 1 - row["cosine_min"], row["bits"]
+        if row["cosine_bound"] is not None:
+            by_coder.setdefault(row["coder"], []).append(place)
+        elif place[0] > 0:
+            dots.append((row["coder"], *place))
+    theory = [1 - row["cosine"] for row in semantic["theory"]]
+    far = [at for points in [*by_coder.values(), [dot[1:] for dot in dots]] for at, _ in points]
+    high = 1.1 * max(bits for points in by_coder.values() for _, bits in points)
+    dots = [dot for dot in dots if dot[2] <= high]
+    drawn = plot(
+        f"Bits a float against nearness: {about['vectors']}", log_range([*theory, *far]), (0, high), log_x=True
+    )
+    drawn.axes("1 − cosine of the farthest vector", "bits a float")
+    lines = list(zip(by_coder, ("s2", "us", "s1"), strict=False))
+    for name, cls in lines:
+        drawn.path(by_coder[name], cls)
+        for x, y in by_coder[name]:
+            drawn.dot(x, y, cls, 3)
+    bound = [(1 - row["cosine"], row["gaussian_bits"]) for row in semantic["theory"]]
+    drawn.path(bound, "s0 dash")
+    drawn.avoid(bound)
+    for _, x, y in dots:
+        drawn.dot(x, y, "s3", 4)
+    drawn.legend([*lines, ("dashed: least for Gaussians", "name"), ("dots: FAISS", "s3")])
+    for name, x, y in dots:
+        drawn.label(x, y, name.removeprefix("FAISS "), "s3")
+    return drawn
+
+
 def every(parts: Mapping[str, Result]) -> dict[str, Plot]:
     """The plots of a result's parts, by name."""
     found: dict[str, Plot] = {}
@@ -317,4 +355,6 @@ def every(parts: Mapping[str, Result]) -> dict[str, Plot]:
     if training := parts.get("training"):
         names = (["training-ratio", "training-time"] if training["models"] else []) + ["pack-ratio"]
         found |= dict(zip(names, of_training(training), strict=False))
+    if semantic := parts.get("semantic"):
+        found["rate"] = rate(semantic)
     return found

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from nbmf.bench import parts_table, store_table, table
+from nbmf.bench import parts_table, semantic_table, store_table, table
 
 
 def render(result: Mapping[str, Any], out: Console) -> None:
@@ -24,6 +24,8 @@ def render(result: Mapping[str, Any], out: Console) -> None:
         parts_table.training(result, out)
     elif what == "recall":
         parts_table.recall(result, out)
+    elif what == "semantic":
+        semantic_table.render(result, out)
     else:
         table.render(result, out)
         if "claims" in result:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from nbmf.bench import codec, recall, store, training
+from nbmf.bench import codec, recall, semantic, store, training
 from nbmf.bench.conditions import conditions
 from nbmf.report import Tick
 
@@ -17,10 +17,11 @@ CODEC: Final = "codec"
 STORE: Final = "store"
 TRAINING: Final = "training"
 RECALL: Final = "recall"
+SEMANTIC: Final = "semantic"
 ALL: Final = "all"
-PARTS: Final = (CODEC, STORE, TRAINING, RECALL, ALL)
+PARTS: Final = (CODEC, STORE, TRAINING, RECALL, SEMANTIC, ALL)
 # Of `all`, where nothing else is asked for: records of each part, and of the largest store that is grown.
-FEW: Final = {CODEC: 2000, STORE: 5000, TRAINING: 3000, RECALL: 2000}
+FEW: Final = {CODEC: 2000, STORE: 5000, TRAINING: 3000, RECALL: 2000, SEMANTIC: 600}
 SCALE: Final = 10_000
 
 
@@ -73,19 +74,21 @@ def _one(part: str, options: Options, samples: int | None, scale: int | None, ti
         )
     elif part == TRAINING:
         found = training.run(options.data, test=options.unseen, size=options.size, limit=samples, tick=tick)
+    elif part == SEMANTIC:
+        found = semantic.run(options.data, limit=samples, peers=options.peers, tick=tick)
     else:
         found = recall.run(options.data, limit=samples, peers=options.peers, tick=tick)
     return {**found, "seconds": time.perf_counter() - start}
 
 
 def _all(options: Options, tick: Tick) -> dict[str, Any]:
-    """Every part; recall is left out, and named, where the embedder is not installed."""
+    """Every part; what needs the embedder is left out, and named, where that is not installed."""
     start = time.perf_counter()
     parts: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     for part in PARTS[:-1]:
-        if part == RECALL and not _has_embedder():
-            left_out[RECALL] = "nbmf[search] is not installed"
+        if part in (RECALL, SEMANTIC) and not _has_embedder():
+            left_out[part] = "nbmf[search] is not installed"
             continue
         samples = options.samples or FEW[part]
         parts[part] = _one(part, options, samples, SCALE if options.scale is None else options.scale, tick)

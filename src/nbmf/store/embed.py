@@ -41,6 +41,7 @@ SPACE: Final = (
 TOGETHER: Final = 256  # words that are tokenized in one call
 NORM_WEIGHT: Final = 2.0
 NUMBER_BONUS: Final = 20.0
+SUM_UNIT: Final = 4096  # of the sums in integers: a weight is a whole number of 1/4096
 NUMBER_LEAST: Final = 4  # characters of a token with digits from which on it is likely an identifier
 
 
@@ -89,6 +90,7 @@ class WordLlama:
         # What else begins a token, or a text within a text: words with one of these are tokenized alone.
         self._marks = (SPACE, *map(str, self._tokenizer.get_added_tokens_decoder().values()))
         self._words = _Words(self._ids)
+        self._whole: npt.NDArray[np.int32] | None = None  # the table in whole units, made when first asked for
         self._rarities: dict[str, float] = {}
         self._norms = np.sqrt(np.einsum("ij,ij->i", self._table, self._table))
         ranks = np.maximum(np.arange(len(self._table)) - FIRST_LEARNED + 10, 1)
@@ -125,6 +127,19 @@ class WordLlama:
                     norm = math.sqrt(np.dot(wide, wide))
                     if norm > 0:
                         row /= np.float32(norm)
+        return out
+
+    def sums(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """int64[len(texts), 256]: the sum over the same tokens of weights in whole 1/4096: equal on every machine."""
+        if self._whole is None:
+            self._whole = np.rint(self._table * np.float32(SUM_UNIT)).astype(np.int32)
+        out = np.zeros((len(texts), self.dim), np.int64)
+        split = [text[:EMBED_MOST].split() for text in texts]
+        with self._words.met([word for words in split for word in words]):
+            for row, words in zip(out, split, strict=True):
+                ids = [id for word in words for id in self._words[word]]
+                if ids:
+                    np.sum(self._whole[ids], axis=0, dtype=np.int64, out=row)
         return out
 
     def rarity(self, token: str) -> float:
