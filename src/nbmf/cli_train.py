@@ -192,7 +192,7 @@ def train(
     patience: Annotated[
         int,
         typer.Option("--patience", min=1, metavar="N", help="With --val: reports without a new best."),
-    ] = 10,
+    ] = 5,
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on from the last finished step, or start anew.")
     ] = True,

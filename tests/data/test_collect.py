@@ -230,6 +230,27 @@ def test_a_query_needs_a_database(tmp_path: Path) -> None:
         values(tmp_path, "a", "b", query="SELECT 1")
 
 
+def test_a_query_of_postgres(tmp_path: Path) -> None:
+    psycopg = pytest.importorskip("psycopg")
+    from postgres_server import running_server
+
+    with running_server() as address:
+        with psycopg.connect(address) as connection:
+            connection.execute("CREATE TABLE turns (id int, thread text, body jsonb, at timestamptz, price numeric)")
+            connection.execute("""INSERT INTO turns SELECT n, 't' || n / 2, '{"a": [1, null]}', '2025-03-01Z', 1.50
+                                  FROM generate_series(0, 2500) n""")
+        sql = "SELECT thread, id, body, price FROM turns WHERE id % 1 = 0 ORDER BY id"
+        found = collected(tmp_path, address, query=sql, group="thread")
+        assert len(found) == 2501 and found[5]["metadata"]["group"] == "t2"
+        assert found[5]["data"] == {"id": 5, "body": {"a": [1, None]}, "price": "1.50"}
+        for wrong, words in (("SELECT nope FROM turns", "nope"), ("DELETE FROM turns", "read-only|SELECT|syntax")):
+            with pytest.raises(DataError, match=words):
+                values(tmp_path, address, query=wrong)
+        with pytest.raises(DataError) as caught:
+            values(tmp_path, "postgresql://user:hidden@127.0.0.1:1/none", query="SELECT 1")
+        assert "hidden" not in str(caught.value)
+
+
 def test_columns_become_values_of_json() -> None:
     when = datetime.datetime(2025, 3, 1, 7, 30, tzinfo=datetime.UTC)
     name = uuid.UUID(int=7)

@@ -10,7 +10,7 @@ from typing import Final
 from nbmf.bench.svg import plot, standalone
 
 LINES: Final = (("bits_per_byte_without", "s0", "without the networks"), ("bits_per_byte", "us", "trained on"))
-HELD: Final = ("held_back", "s1", "held back")
+HELD: Final = (("held_back_without", "s1 dash", "held back, without"), ("held_back", "s1", "held back"))
 
 
 def draw(log: Path, picture: Path) -> bool:
@@ -34,7 +34,7 @@ def svg(rows: Sequence[Mapping[str, str]]) -> str:
     """Bits per byte of one stage, row by row; a run that was begun anew is drawn from its last beginning."""
     begins = [at for at in range(1, len(rows)) if float(rows[at]["done"]) <= float(rows[at - 1]["done"])]
     rows = rows[begins[-1] if begins else 0 :]
-    lines = [(name, cls, label) for name, cls, label in (*LINES, HELD) if any(row[name] for row in rows)]
+    lines = [(name, cls, label) for name, cls, label in (*LINES, *HELD) if any(row[name] for row in rows)]
     points = {name: [(float(row["done"]), float(row[name])) for row in rows if row[name]] for name, _, _ in lines}
     every = [value for line in points.values() for _, value in line]
     room = 0.1 * (max(every) - min(every)) or 0.1
@@ -43,6 +43,6 @@ def svg(rows: Sequence[Mapping[str, str]]) -> str:
     drawn.axes("steps" if lines[0][0] != "bits_per_byte" else "passes", "bits per byte")
     for name, cls, _ in lines:
         drawn.path(points[name], cls)
-        drawn.dot(*points[name][-1], cls, 3)
-    drawn.legend([(label, cls) for _, cls, label in lines])
+        drawn.dot(*points[name][-1], cls.split()[0], 3)
+    drawn.legend([(label, cls.split()[0]) for _, cls, label in lines])
     return standalone(drawn.svg())

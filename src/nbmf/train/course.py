@@ -7,6 +7,7 @@
 | bits_per_byte         | of the records of this pass, or of the steps since the last row          |
 | bits_per_byte_without | of the same, without the networks                                        |
 | held_back             | bits per byte of records that are never trained on                       |
+| held_back_without     | of the same, without the networks                                        |
 | bytes_per_second      | of records, in this stage so far                                         |
 """
 
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Final
 
 COLUMNS: Final = (
-    "seconds", "stage", "done", "total", "bits_per_byte", "bits_per_byte_without", "held_back", "bytes_per_second",
+    "seconds", "stage", "done", "total", "bits_per_byte", "bits_per_byte_without", "held_back", "held_back_without",
+    "bytes_per_second",
 )  # fmt: skip
-LOSSES: Final = COLUMNS[4:7]
+LOSSES: Final = COLUMNS[4:8]
 
 
 class Course:
@@ -76,7 +78,7 @@ def note(losses: Mapping[str, float], speed: float) -> str:
     if "bits_per_byte_without" in losses:
         words.append(f"{1 - losses['bits_per_byte'] / losses['bits_per_byte_without']:.1%} saved")
     if "held_back" in losses:
-        words.append(f"held back {losses['held_back']:.3f}")
+        words.append(f"held back {losses['held_back']:.3f} of {losses['held_back_without']:.3f}")
     if speed:
         words.append(f"{speed / 1000:,.0f} KB/s")
     return ", ".join(words)

@@ -19,7 +19,8 @@ LOOKED_AT: Final = 200_000  # raw bytes of records, at even distances
 class Watch:
     """What held-back records cost at every report, and the networks at their best, kept in the file `best_file`.
 
-    `last` and `best` are bits per raw byte; `over` once `patience` reports brought no new best.
+    `last`, `best` and `without`, the cost without networks, are bits per raw byte; `over` once `patience` reports
+    brought no new best.
     """
 
     def __init__(self, coder: Any, records: Records, patience: int, best_file: Path) -> None:
@@ -31,6 +32,7 @@ class Watch:
         self._file = best_file
         self._since = 0
         self.last, self.best, self.best_step = 0.0, float("inf"), 0
+        self.without = 0.0
         if best_file.is_file():  # of the same run, before it was killed
             saved = torch.load(best_file, weights_only=True, map_location="cpu")
             self.best, self.best_step = saved["best"], saved["step"]
@@ -42,8 +44,8 @@ class Watch:
     def look(self, net: Net, step: int) -> None:
         """Measures the networks after `step` steps."""
         records = self._shelf.records
-        _, after = dense.measure(net, self._shelf, np.zeros(len(records), np.int64))
-        self.last = float(after.sum()) / max(1, records.raw_bytes)
+        before, after = dense.measure(net, self._shelf, np.zeros(len(records), np.int64))
+        self.without, self.last = (float(bits.sum()) / max(1, records.raw_bytes) for bits in (before, after))
         self._since += 1
         if self.last < self.best:
             self.best, self.best_step, self._since = self.last, step, 0

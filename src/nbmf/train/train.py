@@ -51,7 +51,7 @@ from nbmf.train.fit import (
     pack_trials,
 )
 
-PATIENCE: Final = 10  # reports without a new best, after which the networks' training ends
+PATIENCE: Final = 5  # reports without a new best, after which the networks' training ends
 NETWORKS: Final = "training the networks"
 HELD_EVERY: Final = 33  # one record in so many of the stand-in's sources is held back from it
 STAND_IN: Final = 3, 5  # of so many sources in a row, in order of size, the stand-in sees as many
@@ -339,7 +339,7 @@ def networks(
         course.append((round(without, 4), round(with_it, 4)))
         figures = {"bits_per_byte": with_it, "bits_per_byte_without": without}
         if watch:
-            figures["held_back"] = watch.last
+            figures |= {"held_back": watch.last, "held_back_without": watch.without}
         tick(NETWORKS, step, steps, figures)
 
     net = bundle.train(
@@ -357,7 +357,10 @@ def networks(
         "bits_per_byte_before_and_after_dense": course[-1:],
     }
     if watch:
-        figures |= {"dense_best_step": watch.best_step, "bits_per_byte_held_back": round(watch.best, 4)}
+        figures |= {
+            "dense_best_step": watch.best_step,
+            "bits_per_byte_held_back_before_and_after_dense": [(round(watch.without, 4), round(watch.best, 4))],
+        }
     return {"sections": quantized(net), "figures": figures}
 
 

@@ -1,0 +1,6 @@
+"""The tests' PostgreSQL server, which the store's tests have."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "store"))
