@@ -163,7 +163,16 @@ def adapt(
     tenant: Annotated[
         str | None, typer.Option("--tenant", metavar="NAME", help="The tenant: a namespace's first segment.")
     ] = None,
-    size: Annotated[int, typer.Option("--size", min=1, max=512, metavar="KB", help="At most this many KB.")] = 512,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size",
+            min=4,
+            max=512,
+            metavar="KB",
+            help="At most this many KB. Without it 512, and of a tenant as many as pay for what it holds.",
+        ),
+    ] = None,
     model: ModelName = "base",
     policy: PolicyFile = None,
     key_file: KeyFile = None,
@@ -179,7 +188,7 @@ def adapt(
         if file is None or out is None:
             fail("adapt takes FILE and --out FILE, or --store STORE and --tenant NAME")
         with report.progress(not json) as tick:
-            result = dict(adapt_file(file, out, size=size * 1024, model=model, tick=tick))
+            result = dict(adapt_file(file, out, size=(size or 512) * 1024, model=model, tick=tick))
     else:
         if file is not None or out is not None or model != "base":
             fail("--tenant goes without FILE, --out and --model: the pack stays in the store")
@@ -187,7 +196,7 @@ def adapt(
             fail("--tenant needs --store")
         access = store_access.Access(policy, key_file, passphrase_env, cold)
         with access.open(store) as memory, report.progress(not json) as tick:
-            result = memory.adapt(tenant, size * 1024, tick)
+            result = memory.adapt(tenant, size * 1024 if size else None, tick)
     print_result(result, json)
 
 

@@ -294,6 +294,38 @@ def test_packs_of_tenants(store: dict[str, Any]) -> None:
         assert list(memory.check()) == []
 
 
+def test_a_pack_pays_for_itself(tmp_path: Path) -> None:
+    records = [sample.value for sample in samples.generate(3000, seed=4)]
+    with Memory.open(tmp_path / "s", embedder=None) as memory:
+        memory.put_many(PutOp(("t", "s"), f"k{i}", value) for i, value in enumerate(records))
+        memory.compact()
+        before = memory.stats()["disk_bytes"]
+        card = memory.adapt("t")
+        memory.compact()
+        stats = memory.stats()
+        assert 0 < stats["packs"] < card["bytes"]
+        assert stats["disk_bytes"] < before
+    with Memory.open(tmp_path / "s", embedder=None) as memory:
+        assert all(same(memory.get(("t", "s"), f"k{i}"), value) for i, value in enumerate(records))
+
+
+def test_packs_that_are_not_compressed(tmp_path: Path) -> None:
+    """Stores kept them as they are, before."""
+    with Memory.open(tmp_path / "s", embedder=None) as memory:
+        memory.put_many(PutOp(("t",), f"k{i}", f"green tea, {i} cups") for i in range(60))
+        memory.adapt("t")
+        memory.compact()
+        packs = memory.codecs.packs
+        assert packs is not None
+        (path,) = packs.files()
+        pack = packs.find(path.stem)
+        assert pack is not None
+    path.write_bytes(bytes(pack.buffer))
+    with Memory.open(tmp_path / "s", embedder=None) as memory:
+        assert all(memory.get(("t",), f"k{i}") == f"green tea, {i} cups" for i in range(60))
+        assert list(memory.check()) == []
+
+
 def test_quotas(tmp_path: Path) -> None:
     policy = Policy.parse("[tenant.t]\nquota_records = 3\n")
     with Memory.open(tmp_path / "s", policy=policy, embedder=None) as memory:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from nbmf.codec.adapt import learn
+from nbmf.codec.adapt import DEFAULT_SIZE, LEAST_SIZE, learn
 from nbmf.codec.format import is_array, is_packed
 from nbmf.codec.values import VECTOR
 from nbmf.errors import DataError, NbmfError, PolicyError, StoreError
@@ -29,6 +29,7 @@ BATCH: Final = 1024  # records that are moved or coded at once, at most,
 BATCH_BYTES: Final = 8 << 20  # and bytes of their blobs, about
 LEARN_MOST: Final = 100_000  # records that a pack is learned from
 LEARN_BYTES: Final = 256 << 20  # raw bytes that are read for it
+PAYS: Final = 32  # raw bytes of a tenant for each byte of its pack, unless the caller says how large it may be
 ADAPT_LEAST: Final = 50  # records that a pack is learned from at least
 TRIES: Final = 20  # passes over records that others change meanwhile
 
@@ -49,7 +50,7 @@ def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def adapt(memory: Memory, tenant: str, size: int, tick: Tick) -> dict[str, Any]:
+def adapt(memory: Memory, tenant: str, size: int | None, tick: Tick) -> dict[str, Any]:
     """See Memory.adapt. Raises DataError (too few records), PolicyError, StoreError."""
     check_address((tenant,))
     packs = memory.codecs.packs
@@ -68,6 +69,8 @@ def adapt(memory: Memory, tenant: str, size: int, tick: Tick) -> dict[str, Any]:
             break
     if len(pairs) < ADAPT_LEAST:
         raise DataError(f"{len(pairs)} records are too few to learn from: {ADAPT_LEAST} is the least")
+    if size is None:
+        size = min(max(read // PAYS, LEAST_SIZE), DEFAULT_SIZE)
     data, card = learn(pairs, memory.codecs.of_domain("").model.buffer, size=size, tick=tick)
     with memory.tiers.gate.alone():
         if packs.forgotten() != before:

@@ -475,10 +475,12 @@ class Memory:
 
     # -- upkeep --------------------------------------------------------------------------------------------------------
 
-    def adapt(self, tenant: str, size: int = 512 << 10, tick: Tick = lambda *_: None) -> dict[str, Any]:
+    def adapt(self, tenant: str, size: int | None = None, tick: Tick = lambda *_: None) -> dict[str, Any]:
         """Learns a domain pack from a tenant's own records; its new records are coded with it, old ones at `compact`.
 
-        The pack belongs to the tenant and goes when any of its records is forgotten. Returns the pack's card.
+        The pack has at most `size` bytes; None: as many as pay for what the tenant holds, so learn it anew once there
+        is several times as much. It belongs to the tenant and goes when any of its records is forgotten. Returns the
+        pack's card.
         """
         return learning.adapt(self, tenant, size, tick)
 

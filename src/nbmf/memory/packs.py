@@ -5,7 +5,8 @@
     packs/<tenant>/current               the content id (hex) that its new records are coded with
     packs/forgotten                      another text whenever something is forgotten
 
-A pack holds text of the records it was learned from. In an encrypted store its file is sealed, a tenant's with the
+A pack's file is COMPRESSED, the CRC-32 of what follows, little endian, and a zstd frame of the pack, about half its
+size; or, as in older stores, the pack itself. It holds text of the records it was learned from. In an encrypted store its file is sealed, a tenant's with the
 tenant's key, so that it goes where the key goes. A tenant's pack is deleted only alone (gate.py), once no record uses
 it and `current` does not name it; whoever stores records looks, with the others, whether their pack is still there.
 """
@@ -16,12 +17,14 @@ import hashlib
 import re
 import secrets
 import shutil
+import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
+from nbmf.codec.format import zstd_compress, zstd_decompress
 from nbmf.codec.model import PACK_SUFFIX, Pack, pack_of
-from nbmf.errors import NbmfError, StoreError
+from nbmf.errors import CorruptRecord, NbmfError, StoreError
 from nbmf.store.base import Fault
 from nbmf.store.files import FileLock, replace_file, store_error, sync_directory
 from nbmf.store.keys import DataKey, Keyring
@@ -30,6 +33,8 @@ SHARED: Final = "shared"
 CURRENT: Final = "current"
 FORGOTTEN: Final = "forgotten"
 LOCK: Final = "lock"
+COMPRESSED: Final = b"NBPZ"  # how a compressed pack's file begins
+PACK_MOST: Final = 256 << 20  # bytes of a pack, decompressed
 UNFINISHED: Final = ".new"  # what `replace_file` leaves behind when it is killed
 
 _ID: Final = re.compile("[0-9a-f]{64}")  # a content id
@@ -43,7 +48,10 @@ class Packs:
         self._keys = keys
 
     def find(self, id: str) -> Pack | None:
-        """The pack of a content id (hex), None if it is not here. Raises StoreError, FormatError, CorruptRecord."""
+        """The pack of a content id (hex), None if it is not here.
+
+        Raises StoreError, FormatError, CorruptRecord, OutputLimit.
+        """
         for path in sorted(self.folder.glob(f"*/{id}{PACK_SUFFIX}")):
             if (pack := self._read(path)) is not None:
                 return pack
@@ -184,12 +192,16 @@ class Packs:
             if key is None or not _ID.fullmatch(id):
                 return None
             data = key.unseal(data, _context(id))
+        if data.startswith(COMPRESSED):
+            data = _decompressed(path, data)
         pack = pack_of(path, data)
         if pack.id.hex() != id:
             raise StoreError(f"{path} is another pack than its name says")
         return pack
 
-    def _write(self, path: Path, data: bytes, id: str) -> None:
+    def _write(self, path: Path, pack: bytes, id: str) -> None:
+        frame = zstd_compress(pack)
+        data = COMPRESSED + zlib.crc32(frame).to_bytes(4, "little") + frame
         try:
             _make(self.folder)
             _make(path.parent)
@@ -201,6 +213,14 @@ class Packs:
             replace_file(path, data)
         except OSError as error:
             raise store_error(path, error) from error
+
+
+def _decompressed(path: Path, data: bytes) -> bytes:
+    """The pack of a file that begins with COMPRESSED. Raises CorruptRecord, OutputLimit."""
+    start = len(COMPRESSED) + 4
+    if zlib.crc32(data[start:]) != int.from_bytes(data[len(COMPRESSED) : start], "little"):
+        raise CorruptRecord(f"{path}: the pack's check is wrong")
+    return zstd_decompress(data[start:], PACK_MOST)
 
 
 def _make(folder: Path) -> None:
