@@ -6,9 +6,10 @@
     packs/forgotten                      another text whenever something is forgotten
 
 A pack's file is COMPRESSED, the CRC-32 of what follows, little endian, and a zstd frame of the pack, about half its
-size; or, as in older stores, the pack itself. It holds text of the records it was learned from. In an encrypted store its file is sealed, a tenant's with the
-tenant's key, so that it goes where the key goes. A tenant's pack is deleted only alone (gate.py), once no record uses
-it and `current` does not name it; whoever stores records looks, with the others, whether their pack is still there.
+size; or, as in older stores, the pack itself. It holds text of the records it was learned from. In an encrypted store
+its file is sealed, a tenant's with the tenant's key, so that it goes where the key goes. A tenant's pack is deleted
+only alone (gate.py), once no record uses it and `current` does not name it; whoever stores records looks, with the
+others, whether their pack is still there.
 """
 
 from __future__ import annotations
