@@ -345,6 +345,31 @@ def semantic(found: Mapping[str, Result]) -> Iterator[str]:
             yield table(semantic_table.SEARCH_HEAD, list(semantic_table.searches(result)))
 
 
+def load(found: Mapping[str, Result]) -> Iterator[str]:
+    held = [(name, result) for name, result in found.items() if result["measured"] == "load http"]
+    if held:
+        yield "## Served over HTTP"
+    for name, result in held:
+        asked = result["asked"]
+        mix = ", ".join(f"{share} % {kind}" for kind, share in asked["mix"].items())
+        yield conditions(name, result) + (
+            f" {asked['connections']} connections, {mix}, {result['requests']:,} requests in {result['seconds']:.0f} s "
+            f"({result['rate']:,.0f} a second), each answer checked, {sum(result['errors'].values())} errors. Server "
+            f"and load share the machine: {result['server_cores']:.2f} and {result['load_cores']:.2f} cores. A latency "
+            "counts from when its request was due."
+        )
+        yield table(
+            ["request", "requests", "p50 ms", "p95 ms", "p99 ms", "p99.9 ms"],
+            [
+                [kind, f"{row['requests']:,}", *(f"{row[share]:,.1f}" for share in ("p50", "p95", "p99", "p99.9"))]
+                for kind, row in [
+                    *result["by_kind"].items(),
+                    ("all", {"requests": result["requests"], **result["latency_ms"]}),
+                ]
+            ],
+        )
+
+
 # -- all of it ---------------------------------------------------------------------------------------------------------
 
 
@@ -370,7 +395,7 @@ def files() -> dict[Path, str]:
     for name, text in pictures.items():
         title = text.split("<title>")[1].split("</title>")[0]
         lines.append(f"![{title}](images/{name})")
-    for part in (codec, store, training, recall, semantic):
+    for part in (codec, store, training, recall, semantic, load):
         lines += part(found)
     out = {PAGE: "\n\n".join(line.strip() for line in lines) + "\n"}
     return out | {IMAGES / name: text for name, text in pictures.items()}

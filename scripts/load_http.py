@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from urllib.parse import urlencode, urlsplit
 import httptools
 
 from nbmf import samples
+from nbmf.bench.conditions import about_model, conditions
+from nbmf.codec.codec import Codec
 from nbmf.codec.values import json_text
 from nbmf.serve import auth
 
@@ -318,15 +319,12 @@ async def measure(options: argparse.Namespace, url: str, token: str, pid: int) -
         },
         "server_cores": round((after[0] - before[0]) / took, 3),
         "load_cores": round((after[1] - before[1]) / took, 3),
-        "conditions": {
+        "asked": {
             "rate": options.rate,
             "connections": options.connections,
             "records": options.records,
             "search_processes": options.search_processes,
             "mix": options.mix,
-            "cores": os.cpu_count(),
-            "machine": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
         },
     }
 
@@ -357,7 +355,8 @@ def main() -> int:
         finally:
             server.terminate()
             code = server.wait(60)
-    result["server_exit"] = code
+    about = conditions("load http", ["generated samples"], None, options.records)
+    result = {**about, "model": about_model(Codec(), "base", "fast"), **result, "server_exit": code}
     text = json.dumps(result, indent=2)
     print(text)
     if options.out is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nbmf import samples
@@ -488,6 +489,51 @@ def test_a_few_records_are_too_few(store: dict[str, Any]) -> None:
                 memory.adapt(tenant)
         with pytest.raises(PolicyError):
             memory.adapt("")
+
+
+# -- packs that are learned by themselves ------------------------------------------------------------------------------
+
+
+LEARN = "[tenant.t]\nlearn = true\n"
+
+
+def talk(first: int, count: int, tenant: str = "t") -> list[PutOp]:
+    found = samples.generate(count, seed=first + 1)
+    return [PutOp((tenant, "s"), f"k{first + i}", sample.value) for i, sample in enumerate(found)]
+
+
+def test_aging_learns_packs(store: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "LEARN_FIRST", 100)
+    with opened(store, LEARN) as memory:
+        packs = memory.codecs.packs
+        assert packs is not None
+        memory.put_many(talk(0, 99))
+        memory.put_many(talk(0, 150, "u"))
+        assert memory.compact() == {}
+        memory.put_many(talk(99, 1))
+        assert memory.compact()["learn"] == 1
+        first = packs.current("t")
+        assert first and not packs.current("u")
+        assert any(record.codec == first for record in memory.warm.scan(("t",)))
+        assert memory.compact() == {}
+        memory.put_many(talk(100, 299))
+        assert "learn" not in memory.compact()
+        memory.put_many(talk(399, 1))
+        assert memory.compact()["learn"] == 1
+        assert packs.current("t") != first and packs.of("t") == [packs.current("t")]
+        assert memory.forget(("t", "s")) == 400
+        assert packs.of("t") == []
+        assert memory.compact() == {}
+        assert list(memory.check()) == []
+
+
+def test_aging_passes_over_what_cannot_be_learned_from(store: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "LEARN_FIRST", 60)
+    with opened(store, "[default]\nlearn = true\n") as memory:
+        memory.put_many(PutOp(("t",), f"k{i}", np.full(4, i, np.float32)) for i in range(80))
+        assert memory.compact() == {}
+        packs = memory.codecs.packs
+        assert packs is not None and packs.current("t") == ""
 
 
 # -- what only reads makes nothing -------------------------------------------------------------------------------------

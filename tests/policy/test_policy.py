@@ -79,6 +79,7 @@ def test_settings_are_those_of_rules() -> None:
         ('promote_heat = "never"', None),
         ('heat_half_life = "1s"', 1000),
         ("reencode = false", False),
+        ("learn = true", True),
         ("quota_records = 0", 0),
         ('quota_records = "unlimited"', None),
         ('quota_bytes = "2TiB"', 2 << 40),
@@ -382,16 +383,20 @@ settings = st.fixed_dictionaries(
         "reencode": switches,
     },
 )
-quotas = {"quota_records": st.integers(0, 1 << 50) | st.just("unlimited"), "quota_bytes": sizes | st.just("unlimited")}
-with_quotas = st.builds(lambda one, other: {**one, **other}, settings, st.fixed_dictionaries({}, optional=quotas))
+of_tenants = {
+    "learn": switches,
+    "quota_records": st.integers(0, 1 << 50) | st.just("unlimited"),
+    "quota_bytes": sizes | st.just("unlimited"),
+}
+of_all = st.builds(lambda one, other: {**one, **other}, settings, st.fixed_dictionaries({}, optional=of_tenants))
 classes = st.dictionaries(names, settings, max_size=3)
 tenants = st.dictionaries(
-    names, st.builds(lambda own, of: {**own, **({"class": of} if of else {})}, with_quotas, classes), max_size=3
+    names, st.builds(lambda own, of: {**own, **({"class": of} if of else {})}, of_all, classes), max_size=3
 )
 policies = st.fixed_dictionaries(
     {},
     optional={
-        "default": with_quotas,
+        "default": of_all,
         "class": classes,
         "tenant": tenants,
         "rollout": st.fixed_dictionaries(

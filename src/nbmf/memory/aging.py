@@ -14,7 +14,7 @@ from nbmf.codec.format import is_array, is_packed
 from nbmf.errors import NbmfError, StoreError
 from nbmf.memory.encoding import stored_blob
 from nbmf.memory.items import now
-from nbmf.memory.learning import ADAPT_LEAST, BATCH, BATCH_BYTES, batches, coded, decoded, drop_unused_packs
+from nbmf.memory.learning import ADAPT_LEAST, BATCH, BATCH_BYTES, batches, coded, decoded, drop_unused_packs, keep_up
 from nbmf.memory.tiers import Address, Found, pages
 from nbmf.policy.lifecycle import DEMOTE, EXPIRE, PROMOTE, REENCODE, Facts, Move, plan
 from nbmf.policy.policy import Policy
@@ -24,6 +24,7 @@ from nbmf.store.base import PAGE, Fault, Record
 if TYPE_CHECKING:
     from nbmf.memory.memory import Memory
 
+LEARN: Final = "learn"
 EXPIRED: Final = 10_000  # records that are removed in one transaction
 DEMOTED: Final = 16_384  # records that are demoted at once, at most: each time makes an archive a tenant
 DEMOTED_BYTES: Final = 16 << 20  # of their blobs, about
@@ -185,6 +186,7 @@ def compact(memory: Memory, tick: Tick) -> dict[str, int]:
     for gone in memory.tiers.expire(time, EXPIRED):
         done[EXPIRE] += gone
         tick("expiring", done[EXPIRE], None)
+    done[LEARN] = keep_up(memory, tick)  # before the others: what is coded anew goes by the new packs
     aging = _Aging(memory, time)
     queues = {action: _Queue() for action in (EXPIRE, PROMOTE, REENCODE)}
     queues[DEMOTE] = _Queue(DEMOTED, DEMOTED_BYTES)

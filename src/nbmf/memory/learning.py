@@ -8,6 +8,7 @@ next `forget` or `compact`.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +32,9 @@ LEARN_MOST: Final = 100_000  # records that a pack is learned from
 LEARN_BYTES: Final = 256 << 20  # raw bytes that are read for it
 PAYS: Final = 32  # raw bytes of a tenant for each byte of its pack, unless the caller says how large it may be
 ADAPT_LEAST: Final = 50  # records that a pack is learned from at least
+LEARN_FIRST: Final = 1000  # records of a tenant before aging learns its pack: fewer hardly pay for the smallest
+LEARN_AGAIN: Final = 4  # times as many as it was learned from, before aging learns it anew
+SEEN: Final = "tenant_records"  # in the card of a tenant's pack: how many of its records were looked at
 TRIES: Final = 20  # passes over records that others change meanwhile
 
 Tick = Callable[..., None]
@@ -58,12 +62,13 @@ def adapt(memory: Memory, tenant: str, size: int | None, tick: Tick) -> dict[str
         raise PolicyError("a PostgreSQL store keeps no packs: learn one with nbmf.adapt, and name it in the policy")
     before = packs.learning()
     pairs = []
-    read = 0
+    read = seen = 0
     live = itertools.islice((record for record, _ in memory.live((tenant,), now())), LEARN_MOST)
     for batch in batches(live):
         fresh = memory.codecs.decode_many([(record.codec, record.blob) for record in batch])
         pairs += [pair for pair in fresh if pair[0] < VECTOR]  # lists and primer are of texts
         read += sum(len(raw) for _, raw in fresh)
+        seen += len(batch)
         tick("reading", len(pairs), None)
         if read >= LEARN_BYTES:
             break
@@ -71,12 +76,47 @@ def adapt(memory: Memory, tenant: str, size: int | None, tick: Tick) -> dict[str
         raise DataError(f"{len(pairs)} records are too few to learn from: {ADAPT_LEAST} is the least")
     if size is None:
         size = min(max(read // PAYS, LEAST_SIZE), DEFAULT_SIZE)
-    data, card = learn(pairs, memory.codecs.of_domain("").model.buffer, size=size, tick=tick)
+    data, card = learn(pairs, memory.codecs.of_domain("").model.buffer, size=size, tick=tick, about={SEEN: seen})
     with memory.tiers.gate.alone():
         if packs.forgotten() != before:
             raise PolicyError("something was forgotten while the pack was learned, which may hold it: adapt again")
         pack = packs.learned(tenant, data)
     return {**card, "id": pack.id.hex(), "bytes": len(data)}
+
+
+def keep_up(memory: Memory, tick: Tick) -> int:
+    """Learns the packs that the policy's `learn` asks for: of tenants with enough records that have none, or one that
+    was learned from a fraction of what there is now. How many. Raises StoreError.
+    """
+    packs, policy = memory.codecs.packs, memory.policy
+    if packs is None or not any(name == "learn" and on for one in policy.sections for name, on in one.settings):
+        return 0
+    counts = Counter(tenant_of(record.namespace) for record, _ in memory.tiers.live((), now(), blobs=False))
+    done = 0
+    for tenant, count in counts.items():
+        if not policy.rules(tenant, "").learn or count < LEARN_FIRST or not _outgrown(memory, tenant, count):
+            continue
+        try:
+            adapt(memory, tenant, None, tick)
+        except StoreError:
+            raise
+        except NbmfError:  # too few texts, no C kernel, or something was forgotten meanwhile
+            continue
+        done += 1
+    return done
+
+
+def _outgrown(memory: Memory, tenant: str, count: int) -> bool:
+    """Whether `count` records are worth more than the pack that the tenant has, if any."""
+    packs = memory.codecs.packs
+    pack = packs.find(packs.current(tenant)) if packs is not None and packs.current(tenant) else None
+    if pack is None:
+        return True
+    card = pack.card
+    if card["raw_bytes"] >= PAYS * DEFAULT_SIZE:  # it is as large as packs get
+        return False
+    seen: int = card.get(SEEN, card["records"])
+    return min(count, LEARN_MOST) >= LEARN_AGAIN * seen
 
 
 def forget(memory: Memory, prefix: Namespace) -> int:
@@ -203,4 +243,4 @@ def drop_unused_packs(memory: Memory) -> None:
         memory.codecs.dropped(packs.drop_others({tenant_of(at) for at in memory.tiers.namespaces((), 0)}))
 
 
-__all__ = ["adapt", "batches", "coded", "decoded", "drop_unused_packs", "forget", "without_packs"]
+__all__ = ["adapt", "batches", "coded", "decoded", "drop_unused_packs", "forget", "keep_up", "without_packs"]

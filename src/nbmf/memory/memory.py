@@ -485,7 +485,7 @@ class Memory:
         return learning.adapt(self, tenant, size, tick)
 
     def compact(self, tick: Tick = lambda *_: None) -> dict[str, int]:
-        """Ages what is due (demote, promote, expire, re-encode), gives back space; how many of each were moved.
+        """Ages what is due (demote, promote, expire, re-encode; learn packs), gives back space; how many of each.
 
         May be stopped anywhere and run again.
         """

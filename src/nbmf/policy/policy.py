@@ -71,6 +71,7 @@ class Rules:
     promote_heat: float | None = 2.0
     heat_half_life: int = DURATION_UNITS["d"]
     reencode: bool = True
+    learn: bool = False
     quota_records: int | None = None
     quota_bytes: int | None = None
 
@@ -420,7 +421,7 @@ def _list_toml(texts: Collection[str]) -> str:
 _SWITCH: Final = Kind(_read_switch, lambda on: "true" if on else "false")
 _PERCENT: Final = _number(0, 100)
 
-# By the names of `Rules`; every section may set any of them, save the quotas.
+# By the names of `Rules`; every section may set any of them, save those of tenants.
 SETTINGS: Final[dict[str, Kind]] = {
     "fidelity": _choice(FIDELITIES, lambda: FIDELITIES_AVAILABLE),
     "bound": Kind(_read_bound, _bound_toml),
@@ -437,10 +438,11 @@ SETTINGS: Final[dict[str, Kind]] = {
     "promote_heat": _number(0.01, HEAT_MOST, none=NEVER),
     "heat_half_life": _duration(least=1000),
     "reencode": _SWITCH,
+    "learn": _SWITCH,
     "quota_records": _number(0, COUNT_MOST, whole=True, none=UNLIMITED),
     "quota_bytes": _size(none=UNLIMITED),
 }
-OF_TENANTS: Final = ("quota_records", "quota_bytes")  # counted per tenant, so no section of a class has them
+OF_TENANTS: Final = ("learn", "quota_records", "quota_bytes")  # of a tenant as a whole: no section of a class has them
 
 TABLES: Final[dict[str, dict[str, Kind]]] = {
     "rollout": {
