@@ -223,8 +223,32 @@ def store(found: Mapping[str, Result]) -> Iterator[str]:
                 for row in result["stores"]
             ],
         )
-        cold = result["cold"]
-        yield f"All records in archives: ratio {times(cold['ratio'])}; a read takes {milliseconds(cold['get_ms'])} ms."
+        for row in result["stores"]:
+            if "search_ms" in row.get("latency", {}):
+                yield (
+                    f"Search by meaning, p50/p95/p99: {milliseconds(row['latency']['search_ms'])} ms over everything, "
+                    f"{milliseconds(row['latency']['search_tenant_ms'])} ms within a tenant."
+                )
+        yield frozen("All records in archives", result["cold"])
+        if alone := result.get("one_source_tenants"):
+            yield sorted_by_source(alone)
+        if other := result.get("unseen"):
+            yield f"{other['records']:,} records that the model was not trained on ({', '.join(other['files'])}):"
+            yield table(
+                ["store", "bytes on disk a record", "ratio", "exact"],
+                [
+                    [
+                        row["store"],
+                        f"{row['bytes_a_record']:,.1f}",
+                        times(row["ratio"]),
+                        f"{row['exact']:,}/{row['records']:,}",
+                    ]
+                    for row in other["stores"]
+                ],
+            )
+            yield frozen("All of these in archives", other["cold"])
+            if alone := other.get("one_source_tenants"):
+                yield sorted_by_source(alone)
         if result.get("growth"):
             yield table(
                 ["records", "bytes each", "open ms", "put ms", "get ms", "records/s in"],
@@ -240,6 +264,22 @@ def store(found: Mapping[str, Result]) -> Iterator[str]:
                     for row in result["growth"]
                 ],
             )
+
+
+def frozen(what: str, cold: Result) -> str:
+    return (
+        f"{what}: ratio {times(cold['ratio'])}, {times(cold['warm_over_cold_disk'])} smaller than warm, everything "
+        f"counted; a read whose block is not cached takes {milliseconds(cold['get_ms'])} ms."
+    )
+
+
+def sorted_by_source(row: Result) -> str:
+    kept = ", ".join(
+        f"{name} {times(row[what]['ratio'])}"
+        for what, name in (("warm", "warm"), ("packed", "with packs of their own"), ("cold", "in archives"))
+        if what in row
+    )
+    return f"{row['records']:,} records of {row['tenants']} tenants, a source each, everything counted: {kept}."
 
 
 def training(found: Mapping[str, Result]) -> Iterator[str]:

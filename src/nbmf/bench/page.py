@@ -175,7 +175,7 @@ def _codec(codec: Result, drawn: Mapping[str, Plot]) -> Iterator[str]:
         (times(total["mean_of_records"]), "mean of the records' own ratios"),
         (times(total["p95_ratio"]), "or more for 95 % of records"),
         (f"{total['share_at_2x'] or 0:.1%}", "of records reach 2×"),
-        (f"{every:,}/{exact['records']:,}", "came back exactly"),
+        (f"{every:,}", f"of {exact['records']:,} records came back exactly"),
         (f"{total['decode_ms']['p50']:.2f} ms", f"to decode; p99 {total['decode_ms']['p99']:.2f}"),
     ]
     yield '<div class="cards">'
