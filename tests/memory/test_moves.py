@@ -536,6 +536,57 @@ def test_aging_passes_over_what_cannot_be_learned_from(store: dict[str, Any], mo
         assert packs is not None and packs.current("t") == ""
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        'cold_after = "0s"\npromote_heat = "never"',
+        'encoder = "zstd"',
+        'encoder = "stored"',
+        "\n[rollout]\npercent = 0",
+    ],
+)
+def test_aging_learns_nothing_that_nobody_would_use(
+    store: dict[str, Any], monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    monkeypatch.setattr(learning, "LEARN_FIRST", 60)
+    with opened(store, f"[default]\nlearn = true\n{policy}\n") as memory:
+        memory.put_many(talk(0, 80))
+        assert "learn" not in memory.compact()
+        packs = memory.codecs.packs
+        assert packs is not None and packs.current("t") == ""
+
+
+def test_aging_learns_no_pack_over_a_damaged_one(store: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "LEARN_FIRST", 60)
+    with opened(store) as memory:
+        memory.put_many(talk(0, 60))
+        memory.adapt("t")
+        packs = memory.codecs.packs
+        assert packs is not None
+        (path,) = packs.files()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with opened(store, LEARN) as memory:
+        memory.put_many(talk(60, 200, "u"))
+        memory.compact()
+        assert [str(path)] == [fault.where for fault in memory.check()]
+
+
+def test_a_pack_that_was_never_finished_is_forgotten(store: dict[str, Any]) -> None:
+    with opened(store) as memory:
+        memory.put_many(talk(0, 60))
+        memory.adapt("t")
+        packs = memory.codecs.packs
+        assert packs is not None
+        (path,) = packs.files()
+        # What a kill leaves of the first pack of a tenant.
+        path.with_name("current").unlink()
+        path.rename(path.with_name(f"{path.name}.new"))
+        memory.forget(AT)
+        assert not path.parent.exists()
+
+
 # -- what only reads makes nothing -------------------------------------------------------------------------------------
 
 

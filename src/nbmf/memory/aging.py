@@ -186,7 +186,20 @@ def compact(memory: Memory, tick: Tick) -> dict[str, int]:
     for gone in memory.tiers.expire(time, EXPIRED):
         done[EXPIRE] += gone
         tick("expiring", done[EXPIRE], None)
-    done[LEARN] = keep_up(memory, tick)  # before the others: what is coded anew goes by the new packs
+    _age(memory, time, done, tick)
+    if learned := keep_up(memory, tick):
+        done[LEARN] = learned
+        _age(memory, time, done, tick)  # what stays warm is coded with the new packs
+    tick("packing", 0, None)
+    drop_unused_packs(memory)
+    memory.warm.compact()
+    if (cold := memory.cold()) is not None:
+        cold.compact()
+    return {action: count for action, count in done.items() if count}
+
+
+def _age(memory: Memory, time: int, done: Counter[str], tick: Tick) -> None:
+    """Carries out what is due, and adds to `done` how many each was."""
     aging = _Aging(memory, time)
     queues = {action: _Queue() for action in (EXPIRE, PROMOTE, REENCODE)}
     queues[DEMOTE] = _Queue(DEMOTED, DEMOTED_BYTES)
@@ -198,12 +211,6 @@ def compact(memory: Memory, tick: Tick) -> dict[str, int]:
     for action, queue in queues.items():
         if queue.waiting:
             done[action] += aging.carry_out(action, queue.taken())
-    tick("packing", 0, None)
-    drop_unused_packs(memory)
-    memory.warm.compact()
-    if (cold := memory.cold()) is not None:
-        cold.compact()
-    return {action: count for action, count in done.items() if count}
 
 
 def _domains(policy: Policy) -> set[str]:

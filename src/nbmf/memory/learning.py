@@ -13,13 +13,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from nbmf.codec import kernel
 from nbmf.codec.adapt import DEFAULT_SIZE, LEAST_SIZE, learn
 from nbmf.codec.format import is_array, is_packed
 from nbmf.codec.values import VECTOR
 from nbmf.errors import DataError, NbmfError, PolicyError, StoreError
 from nbmf.memory.encoding import Pair
 from nbmf.memory.items import now
-from nbmf.memory.tiers import UNREADABLE
+from nbmf.memory.tiers import UNREADABLE, pages
 from nbmf.policy.router import NEURAL, ZSTD, Route, route, tenant_of
 from nbmf.store.base import Namespace, Record, check_address, within
 
@@ -34,7 +35,7 @@ PAYS: Final = 32  # raw bytes of a tenant for each byte of its pack, unless the 
 ADAPT_LEAST: Final = 50  # records that a pack is learned from at least
 LEARN_FIRST: Final = 1000  # records of a tenant before aging learns its pack: fewer hardly pay for the smallest
 LEARN_AGAIN: Final = 4  # times as many as it was learned from, before aging learns it anew
-SEEN: Final = "tenant_records"  # in the card of a tenant's pack: how many of its records were looked at
+COUNTED: Final = "counted"  # in the card of a pack that aging learned: how many records it was to be for
 TRIES: Final = 20  # passes over records that others change meanwhile
 
 Tick = Callable[..., None]
@@ -54,29 +55,31 @@ def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def adapt(memory: Memory, tenant: str, size: int | None, tick: Tick) -> dict[str, Any]:
-    """See Memory.adapt. Raises DataError (too few records), PolicyError, StoreError."""
+def adapt(memory: Memory, tenant: str, size: int | None, tick: Tick, counted: int | None = None) -> dict[str, Any]:
+    """See Memory.adapt; `counted` goes into the card. Raises DataError (too few records), PolicyError, StoreError."""
     check_address((tenant,))
     packs = memory.codecs.packs
     if packs is None:
         raise PolicyError("a PostgreSQL store keeps no packs: learn one with nbmf.adapt, and name it in the policy")
     before = packs.learning()
     pairs = []
-    read = seen = 0
+    read = texts = 0
     live = itertools.islice((record for record, _ in memory.live((tenant,), now())), LEARN_MOST)
     for batch in batches(live):
         fresh = memory.codecs.decode_many([(record.codec, record.blob) for record in batch])
-        pairs += [pair for pair in fresh if pair[0] < VECTOR]  # lists and primer are of texts
+        of_use = [pair for pair in fresh if pair[0] < VECTOR]  # lists and primer are of texts
+        pairs += of_use
+        texts += sum(len(raw) for _, raw in of_use)
         read += sum(len(raw) for _, raw in fresh)
-        seen += len(batch)
         tick("reading", len(pairs), None)
         if read >= LEARN_BYTES:
             break
     if len(pairs) < ADAPT_LEAST:
         raise DataError(f"{len(pairs)} records are too few to learn from: {ADAPT_LEAST} is the least")
     if size is None:
-        size = min(max(read // PAYS, LEAST_SIZE), DEFAULT_SIZE)
-    data, card = learn(pairs, memory.codecs.of_domain("").model.buffer, size=size, tick=tick, about={SEEN: seen})
+        size = min(max(texts // PAYS, LEAST_SIZE), DEFAULT_SIZE)
+    about = {} if counted is None else {COUNTED: counted}
+    data, card = learn(pairs, memory.codecs.of_domain("").model.buffer, size=size, tick=tick, about=about)
     with memory.tiers.gate.alone():
         if packs.forgotten() != before:
             raise PolicyError("something was forgotten while the pack was learned, which may hold it: adapt again")
@@ -87,20 +90,28 @@ def adapt(memory: Memory, tenant: str, size: int | None, tick: Tick) -> dict[str
 def keep_up(memory: Memory, tick: Tick) -> int:
     """Learns the packs that the policy's `learn` asks for: of tenants with enough records that have none, or one that
     was learned from a fraction of what there is now. How many. Raises StoreError.
+
+    What counts is what a pack of the tenant's own would code: not what lies in archives, is of another encoder or of a
+    pack that the policy names. Without the C kernel nothing can be learned.
     """
     packs, policy = memory.codecs.packs, memory.policy
-    if packs is None or not any(name == "learn" and on for one in policy.sections for name, on in one.settings):
+    wanted = any(name == "learn" and on for one in policy.sections for name, on in one.settings)
+    if packs is None or not wanted or kernel.backend != "c":
         return 0
-    counts = Counter(tenant_of(record.namespace) for record, _ in memory.tiers.live((), now(), blobs=False))
+    counts: Counter[str] = Counter()
+    for page in pages(memory.warm, (), now(), blobs=False):
+        for record in page:
+            rules = policy.rules(tenant_of(record.namespace), record.cls)
+            counts[tenant_of(record.namespace)] += bool(rules.learn and record.codec and not rules.domain)
     done = 0
     for tenant, count in counts.items():
-        if not policy.rules(tenant, "").learn or count < LEARN_FIRST or not _outgrown(memory, tenant, count):
+        if count < LEARN_FIRST or not _outgrown(memory, tenant, count):
             continue
         try:
-            adapt(memory, tenant, None, tick)
+            adapt(memory, tenant, None, tick, count)
         except StoreError:
             raise
-        except NbmfError:  # too few texts, no C kernel, or something was forgotten meanwhile
+        except NbmfError:  # something was forgotten meanwhile, or a record cannot be decoded, which `check` tells
             continue
         done += 1
     return done
@@ -109,14 +120,19 @@ def keep_up(memory: Memory, tick: Tick) -> int:
 def _outgrown(memory: Memory, tenant: str, count: int) -> bool:
     """Whether `count` records are worth more than the pack that the tenant has, if any."""
     packs = memory.codecs.packs
-    pack = packs.find(packs.current(tenant)) if packs is not None and packs.current(tenant) else None
-    if pack is None:
+    current = packs.current(tenant) if packs is not None else ""
+    if packs is None or not current:
         return True
-    card = pack.card
-    if card["raw_bytes"] >= PAYS * DEFAULT_SIZE:  # it is as large as packs get
+    try:
+        pack = packs.find(current)
+    except StoreError:
+        raise
+    except NbmfError:  # it is damaged, which `check` tells: to learn another would hide that
         return False
-    seen: int = card.get(SEEN, card["records"])
-    return min(count, LEARN_MOST) >= LEARN_AGAIN * seen
+    if pack is None or pack.card["raw_bytes"] >= PAYS * DEFAULT_SIZE:  # gone meanwhile, or as large as packs get
+        return pack is None
+    before: int = pack.card.get(COUNTED, pack.card["records"])
+    return count >= LEARN_AGAIN * before
 
 
 def forget(memory: Memory, prefix: Namespace) -> int:
@@ -137,8 +153,8 @@ def forget(memory: Memory, prefix: Namespace) -> int:
             count = memory.tiers.forget(prefix)
             if packs is not None and not prefix:
                 learned = packs.drop_others(())
-            elif learned and packs is not None:
-                packs.drop(tenant)
+            elif prefix and packs is not None:
+                packs.drop(tenant)  # also what a kill has left of a pack that was being written
             _shred_hashes(memory, prefix)
         memory.codecs.dropped(learned)
         return count
