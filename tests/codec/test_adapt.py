@@ -74,6 +74,8 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(nbmf.DataError, match="no records"):
         nbmf.adapt([], tmp_path / "x.nbp")
+    with pytest.raises(nbmf.DataError, match="not one text"):
+        nbmf.adapt("a text", tmp_path / "x.nbp")
     with pytest.raises(nbmf.DataError, match=r"ends in \.nbp"):
         nbmf.adapt(["a"], tmp_path / "x")
     with pytest.raises(nbmf.DataError, match="too small"):

@@ -80,13 +80,34 @@ def test_refused_values_leave_nothing(store: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("namespace", "key"), [((), "k"), (("a", ""), "k"), ("ab", "k"), (("a",), ""), (("a",), 3), (("a\0",), "k")]
+    ("namespace", "key"),
+    [((), "k"), (("a", ""), "k"), ("ab", "k"), (("a",), ""), (("a",), 3), (("a\0",), "k"), (("a",), None)],
 )
 def test_addresses_that_are_none(tmp_path: Path, namespace: Any, key: Any) -> None:
     with Memory.open(tmp_path / "s", embedder=None) as memory:
         for call in (memory.get, memory.delete, lambda namespace, key: memory.put(namespace, key, 1)):
             with pytest.raises(PolicyError):
                 call(namespace, key)
+
+
+def test_no_address_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="an empty path"):
+        Memory.open("")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("policy", ["", "[rollout]\npercent = 0\n"])
+@pytest.mark.parametrize("embedder", ["auto", None])
+def test_integers_that_python_does_not_write(tmp_path: Path, policy: str, embedder: str | None) -> None:
+    value = {"n": [10**5000, -(10**5000)], "text": "green tea"}
+    with Memory.open(tmp_path / "s", policy=Policy.parse(policy), embedder=embedder) as memory:
+        memory.put(("t",), "k", value)
+        memory.put(("t",), "alone", 10**5000)
+        assert memory.get(("t",), "k") == value
+        assert memory.get(("t",), "alone") == 10**5000
+        if embedder:
+            assert memory.search(("t",), query="green tea")[0].key == "k"
 
 
 def test_values_are_private_copies(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import itertools
 import logging
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from nbmf.store.objects import S3
 
@@ -13,17 +15,30 @@ _numbers = itertools.count()
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Its address."""
-    from moto.server import ThreadedMotoServer
+    """Its address. Requests of several connections are answered one by one: S3's conditional writes are atomic, and
+    moto's are not when its threads meet between the look and the write.
+    """
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    moto = DomainDispatcherApplication(create_backend_app)
+    turn = threading.Lock()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        with turn:
+            return list(moto(environ, start_response))
+
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
     try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        host, port = server.server_address[:2]
+        yield f"http://{host!s}:{port}"
     finally:
-        server.stop()
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def new_bucket(address: str) -> str:

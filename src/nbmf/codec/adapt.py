@@ -67,6 +67,8 @@ def adapt(
         raise DataError(f"{path}: a pack's name ends in {PACK_SUFFIX}")
     if size < LEAST_SIZE:
         raise DataError(f"a pack of {size} bytes is too small; {LEAST_SIZE} is the least")
+    if isinstance(values, (str, bytes)):
+        raise DataError("what a pack is learned from is a list of values, not one text")
     values = list(values)
     pairs = [to_raw(value, allow_nan=True) for value in values]
     if beside is not None and len(beside) != len(values):

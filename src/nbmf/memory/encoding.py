@@ -15,7 +15,7 @@ from nbmf.codec.group import NeuralGroups
 from nbmf.codec.model import lookup, model_by_id
 from nbmf.codec.numbers import rounded
 from nbmf.codec.values import ARRAY, JSON, VECTOR, from_raw, to_raw
-from nbmf.errors import CorruptRecord, NbmfError, StoreError, UnknownModel
+from nbmf.errors import CorruptRecord, NbmfError, StoreError, UnknownModel, UnsupportedValue
 from nbmf.memory.packs import Packs
 from nbmf.policy.policy import Policy
 from nbmf.policy.rollout import Coder, Metrics, Shadow
@@ -260,7 +260,10 @@ def value_of(pair: Pair) -> Any:
 
 
 def _stub_blob(value: Any) -> bytes:
-    return json.dumps(stub.encode(value, fidelity="lossless"), separators=(",", ":")).encode()
+    try:
+        return json.dumps(stub.encode(value, fidelity="lossless"), separators=(",", ":")).encode()
+    except ValueError as error:  # an integer that is longer than Python writes
+        raise UnsupportedValue(f"the old encoder cannot hold it: {error}") from error
 
 
 def _plain_blob(pair: Pair, zstd: bool) -> bytes:

@@ -133,6 +133,8 @@ def open_parts(
         return _open_postgres(address, policy, key, passphrase, cold, ledger)
     if "://" in address:
         raise StoreError(f"{address.split('://')[0]}:// is no address of a store: a folder or postgresql:// is")
+    if not address:
+        raise StoreError("an empty path is no address of a store")
     folder = Path(address)
     encrypted = is_encrypted(folder)
     if not create and not holds_store(folder):

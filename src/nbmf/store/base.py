@@ -207,8 +207,11 @@ class Tier(ABC):
             after = (page[-1].namespace, page[-1].key)
 
 
-def check_address(namespace: Namespace, key: str | None = None) -> None:
-    """Raises PolicyError naming what no tier can keep.
+_NO_KEY: Final[Any] = object()
+
+
+def check_address(namespace: Namespace, key: str = _NO_KEY) -> None:
+    """Raises PolicyError naming what no tier can keep; without a key, of the namespace alone.
 
     A namespace is a tuple of 1 to SEGMENTS_MOST non-empty texts, a key a non-empty text; neither holds U+0000 or a lone
     surrogate (PostgreSQL keeps neither), and both have limits of length.
@@ -220,7 +223,7 @@ def check_address(namespace: Namespace, key: str | None = None) -> None:
     total = sum(_text("a namespace's segment", segment) for segment in namespace)
     if total > KEY_MOST:
         raise PolicyError(f"a namespace has at most {KEY_MOST} bytes, not {total}")
-    if key is not None and (size := _text("a key", key)) > KEY_MOST:
+    if key is not _NO_KEY and (size := _text("a key", key)) > KEY_MOST:
         raise PolicyError(f"a key has at most {KEY_MOST} bytes, not {size}")
 
 

@@ -25,6 +25,7 @@ Floats = npt.NDArray[np.float32]
 
 EMBED_MOST: Final = 4096  # characters of a text that are embedded; the rest is left out
 TEXT_MOST: Final = 16384  # characters that `text_of` returns at most
+INTEGER_BITS: Final = 1024  # a longer integer is data, and Python may refuse to write it
 WORDS_MOST: Final = 65536  # words whose tokens are remembered, about 200 bytes each
 WORD_MOST: Final = 48  # characters of a word that is remembered
 
@@ -254,7 +255,7 @@ def text_of(value: Any, fields: Sequence[str] | None = None) -> str:
     Without `fields`, everything in document order, parted by spaces: strings as they are, numbers as JSON, true and
     false, and the name of a field where it is first met. `fields` are paths: "text", "metadata.title", "items[0]",
     "items[*].name", "*", "{title,body}", "$" (everything); parts that are not there are left out.
-    Bytes and vectors have no text. Raises PolicyError for a path that is malformed.
+    Bytes, vectors and integers of over INTEGER_BITS bits have no text. Raises PolicyError for a path that is malformed.
     """
     if isinstance(value, str) and fields is None:
         return value[:TEXT_MOST]
@@ -291,8 +292,9 @@ def _walk(value: Any, seen: set[str], pieces: list[str], room: int) -> int:
                     pieces.append(item)
                     room -= len(item) + 1
             elif isinstance(item, (bool, int, float)):
-                pieces.append(json.dumps(item))
-                room -= len(pieces[-1]) + 1
+                if isinstance(item, float) or item.bit_length() <= INTEGER_BITS:
+                    pieces.append(json.dumps(item))
+                    room -= len(pieces[-1]) + 1
             elif isinstance(item, dict):
                 stack.append((True, iter(item.items())))
                 break
