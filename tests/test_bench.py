@@ -405,3 +405,15 @@ def test_packs(tmp_path: Path) -> None:
     assert "over zstd" in screen(result)
     few = bench.run([path], **{**OPTIONS, "limit": 50}, tick=quiet, with_peers=False, with_packs=True)
     assert few["packs"]["by_source"] == [] and "enough records" in screen(few)
+
+
+def test_values_that_no_store_takes(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"a": 1}\n{"a": NaN}\n"b"\n', encoding="utf-8")
+    with pytest.raises(DataError, match="line 2"):
+        reading.load([path], None, quiet)
+    found, count = reading.load([path], None, quiet, refused=False)
+    assert ([one.value for one in found], count) == ([{"a": 1}, "b"], 2)
+    path.write_text('"b"\n{"a": oops}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="line 2"):
+        reading.load([path], None, quiet, refused=False)

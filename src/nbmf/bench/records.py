@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from nbmf import samples
 from nbmf.codec.values import JSON, VALUE_TYPES, from_raw, to_raw
-from nbmf.errors import DataError, NbmfError
+from nbmf.errors import DataError, NbmfError, UnsupportedValue
 from nbmf.memory import Memory
 from nbmf.memory.encoding import value_of
 from nbmf.memory.items import now
@@ -107,8 +107,11 @@ def of_store(name: str | Path, tick: Tick) -> Iterator[Record]:
 # -- both --------------------------------------------------------------------------------------------------------------
 
 
-def every(names: Sequence[str | Path], tick: Tick) -> Iterator[Record]:
-    """All records of files, folders and stores, in order. Raises DataError."""
+def every(names: Sequence[str | Path], tick: Tick, *, refused: bool = True) -> Iterator[Record]:
+    """All records of files, folders and stores, in order. Raises DataError.
+
+    Without `refused`, values that no store takes (NaN is no JSON) are passed over.
+    """
     count = 0
     for name in names:
         if is_store(name):
@@ -116,19 +119,25 @@ def every(names: Sequence[str | Path], tick: Tick) -> Iterator[Record]:
             continue
         for path in paths([name]):
             for number, line in lines(path):
-                yield parsed(path, number, line)
+                try:
+                    yield parsed(path, number, line)
+                except DataError as error:
+                    if refused or not isinstance(error.__cause__, UnsupportedValue):
+                        raise
                 count += 1
                 if count % 1000 == 0:
                     tick("reading records", count)
 
 
-def load(data: Sequence[str | Path], limit: int | None, tick: Tick) -> tuple[list[Record], int]:
+def load(
+    data: Sequence[str | Path], limit: int | None, tick: Tick, *, refused: bool = True
+) -> tuple[list[Record], int]:
     """The records of `data`, or `limit` of them drawn by a fixed seed and kept in order; and how many there were.
 
-    Without data, those that ship. Raises DataError (none, an unreadable line), OSError.
+    Without data, those that ship; `refused` as of `every`. Raises DataError (none, an unreadable line), OSError.
     """
     if data:
-        found = list(every(data, tick))
+        found = list(every(data, tick, refused=refused))
     else:
         found = [record(sample.value, sample.kind, SHIPPED) for sample in samples.load()]
         random.Random(SEED).shuffle(found)  # they come kind by kind, and a half of them should hold every kind

@@ -48,7 +48,7 @@ def split(
 ) -> tuple[list[Record], list[Record], int]:
     """Records to learn from, shuffled by a fixed seed, and others to measure on; and how many there were."""
     if data:
-        found, every = load(data, limit, tick)
+        found, every = load(data, limit, tick, refused=False)  # of many, some may be no JSON
     else:
         found = [
             record(one.value, one.kind, f"generated {one.kind}") for one in samples.generate(limit or GENERATED, SEED)
@@ -56,7 +56,7 @@ def split(
         every = len(found)
     random.Random(SEED).shuffle(found)
     if test:
-        return found, load(test, limit, tick)[0], every
+        return found, load(test, limit, tick, refused=False)[0], every
     held = max(1, round(len(found) * HELD))
     return found[held:], found[:held], every
 
